@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one writer of an audit log: continues the chain, and loses nothing without a record.
+
+A disk that is full costs events, never a caller: `AuditLog.write` answers False, and the next event
+that can be written is preceded by a `dropped` one with the count. It does not decide what is worth
+an event, collapses no repeats, and syncs only when told.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from rofs import durable
+from rofs.audit.chain import Link, check_line
+from rofs.audit.event import (
+    EVENTS,
+    GENESIS,
+    MAX_LINE_BYTES,
+    OPERATIONS,
+    VERSION,
+    format_time,
+    sealed_line,
+)
+from rofs.errors import ChainError, RofsError, printable
+
+# How every event begins: a JSON object with at least one key.
+_EVENT_START = b'{"'
+
+
+class AuditLog:
+    """An audit log open for appending.
+
+    An existing log is continued: its last line is checked, a torn one behind it cut off and noted in
+    the next event. Lines further up are `chain.verify_chain`'s business.
+
+    Args:
+        path: Created with mode 0600 when missing.
+        mount: The mount point, as text that `event.escape_path` gave.
+        image: `name`, `version`, `root_hash` of the image; None where it has none.
+        boot_id: The kernel's boot id.
+        clock: Nanoseconds since the epoch.
+        lock_seconds: How long to wait for another writer to let go.
+
+    Attributes:
+        last_error: Why the last event that was not written was not, None when all were.
+
+    Raises:
+        HostError: Another process holds the log, or no permission, space, or an I/O error.
+        InputError: The path is a directory or the like.
+        ChainError: The file does not end in an event: it is left as it is.
+    """
+
+    def __init__(
+        self,
+        path: str | bytes,
+        *,
+        mount: str,
+        image: Mapping[str, str | None],
+        boot_id: str,
+        clock: Callable[[], int] = time.time_ns,
+        lock_seconds: float = 5.0,
+    ) -> None:
+        self._always = {
+            "v": VERSION,
+            "boot_id": boot_id,
+            "mount": mount,
+            "image": dict(image),
+        }
+        self._clock = clock
+        self._head = GENESIS
+        self._seq = 0
+        self._note: str | None = None
+        self._dropped = 0
+        self._must_cut = False
+        self._end_bytes = 0
+        self._closed = False
+        self.last_error: str | None = None
+        self._file = durable.AppendFile(path, lock_seconds=lock_seconds)
+        try:
+            self._continue()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def head(self) -> str:
+        """Hash of the last line, 64 zeros before the first."""
+        return self._head
+
+    @property
+    def seq(self) -> int:
+        """Number of the last event, 0 before the first."""
+        return self._seq
+
+    def write(self, event: str, **fields: object) -> bool:
+        """Append one event; it is in the page cache, not on the medium, when this returns.
+
+        Args:
+            event: One of `event.EVENTS`.
+            fields: The other keys; None means absent. See `event.canonical`.
+
+        Returns:
+            Whether it was written. If not it is counted, and `last_error` says why.
+
+        Raises:
+            ValueError: `event` or `op` is not a known name, or the log was closed.
+        """
+        if self._closed:  # its descriptor may be another file's by now
+            raise ValueError("the audit log is closed")
+        if event not in EVENTS:
+            raise ValueError(f"unknown event {event!r}")
+        if fields.get("op") is not None and fields["op"] not in OPERATIONS:
+            raise ValueError(f"unknown operation {fields['op']!r}")
+        if self._report_dropped() and self._append(event, fields):
+            self.last_error = None
+            return True
+        self._dropped += 1
+        return False
+
+    def sync(self) -> None:
+        """Make what was written durable.
+
+        Raises:
+            HostError: The medium failed.
+        """
+        self._file.sync()
+
+    def close(self) -> None:
+        """Try once more to record what was dropped, then let the next writer in. May be repeated."""
+        if not self._closed:
+            self._report_dropped()
+            self._file.close()
+            self._closed = True
+
+    def __enter__(self) -> AuditLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _report_dropped(self) -> bool:
+        """Record what was dropped; False when that fails too."""
+        if not self._dropped:
+            return True
+        fields = {"count": self._dropped, "detail": self.last_error}
+        if not self._append("dropped", fields):
+            return False
+        self._dropped = 0
+        return True
+
+    def _append(self, event: str, fields: Mapping[str, object]) -> bool:
+        detail = "; ".join(str(part) for part in (fields.get("detail"), self._note) if part)
+        line, line_hash = sealed_line(
+            {
+                **fields,
+                **self._always,
+                "detail": detail or None,
+                "event": event,
+                "seq": self._seq + 1,
+                "time": format_time(self._clock()),
+            },
+            self._head,
+        )
+        if len(line) > MAX_LINE_BYTES:
+            self.last_error = f"{event} event has {len(line)} bytes, at most {MAX_LINE_BYTES} fit"
+            return False
+        try:
+            self._append_line(line)
+        except RofsError as error:
+            self.last_error = str(error)
+            return False
+        self._seq += 1
+        self._head = line_hash
+        self._note = None
+        return True
+
+    def _append_line(self, line: bytes) -> None:
+        if self._must_cut:
+            self._file.cut_to(self._end_bytes)
+        # Until the append has succeeded, part of the line may be there: cutting it back can fail too.
+        self._must_cut = True
+        self._file.append(line)
+        self._must_cut = False
+        self._end_bytes += len(line)
+
+    def _continue(self) -> None:
+        """Take over head and number of the last event, and cut off what is torn behind it."""
+        size_bytes = os.fstat(self._file.fd).st_size
+        try:
+            last, torn = _tail(self._file.fd, size_bytes)
+        except ChainError as error:
+            raise ChainError(
+                f"{printable(self._file.path)} does not end in an event of an audit log, and was "
+                f"left as it is: {error}; verify it, then move it away or name another file"
+            ) from error
+        if last is not None:
+            self._head, self._seq = last.hash, last.seq
+        self._end_bytes = size_bytes - torn
+        if torn:
+            self._file.cut_to(self._end_bytes)
+            self._note = f"torn_tail_bytes={torn}"
+
+
+def _tail(fd: int, size_bytes: int) -> tuple[Link | None, int]:
+    """Find the last event of a file and the bytes of a torn line behind it.
+
+    Reads at most the longest event and the longest torn line.
+    """
+    window_bytes = min(size_bytes, 2 * MAX_LINE_BYTES)
+    window = os.pread(fd, window_bytes, size_bytes - window_bytes)
+    complete, newline, torn = window.rpartition(b"\n")
+    if len(torn) > MAX_LINE_BYTES:
+        raise ChainError(f"last line: expected at most {MAX_LINE_BYTES} bytes, found more")
+    if newline:
+        return check_line("last line", complete[complete.rfind(b"\n") + 1 :] + newline), len(torn)
+    # A first event that is torn begins like one; another file is not ours to shorten.
+    if not torn.startswith(_EVENT_START[: len(torn)]):
+        raise ChainError("last line: expected an event, found none")
+    return None, len(torn)

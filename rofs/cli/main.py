@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program `rofs`: finds the verb, runs it, and turns every error into one line and an exit code.
+
+The only place that knows exit codes. Each verb is a module with `add_parser` and `run`, imported when
+the command line names it: `rofs status` does not load what only `rofs build` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import rofs
+from rofs.cli.options import Parser, UsageError
+from rofs.errors import ChainError, HostError, ImageError, ReadError, RofsError, TrustError
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_TRUSTED = 3
+EXIT_CORRUPT = 4
+EXIT_ENVIRONMENT = 5
+
+# The first match counts.
+_EXIT_CODES: tuple[tuple[type[RofsError], int], ...] = (
+    (UsageError, EXIT_USAGE),
+    (TrustError, EXIT_NOT_TRUSTED),
+    (ReadError, EXIT_FAILED),
+    (ImageError, EXIT_CORRUPT),
+    (ChainError, EXIT_CORRUPT),
+    (HostError, EXIT_ENVIRONMENT),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verb:
+    name: str
+    summary: str
+
+
+_VERBS = (
+    _Verb("keygen", "make a signing key and its certificate"),
+    _Verb("build", "build a signed image of a directory"),
+    _Verb("verify", "check an image: signature, then every block"),
+    _Verb("inspect", "say what an image is and whether it would be accepted"),
+    _Verb("mount", "mount a verified image; refuse and record every change"),
+    _Verb("umount", "unmount"),
+    _Verb("status", "show mounts"),
+    _Verb("audit", "show or verify an audit log"),
+)
+_EPILOG = """\
+exit codes: 0 done, 1 failed, 2 usage, 3 not trusted, 4 corrupt, 5 the environment lacks something
+
+example:
+  rofs keygen keys
+  rofs build tree -o tree.raw --key keys/rofs.key --cert keys/rofs.crt
+  rofs mount tree.raw /mnt --trust keys/rofs.crt
+"""
+
+
+class _VerbModule(Protocol):
+    def add_parser(self, parser: Parser) -> None: ...
+    def run(self, arguments: object) -> int | None: ...
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        words: The command line without the program's name; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in words
+    try:
+        return _run(words)
+    except RofsError as error:
+        if debug:
+            traceback.print_exc()
+        _complain(str(error))
+        return exit_code_of(error)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:  # noqa: BLE001 - a bug of ours still gets one clear line
+        if debug:
+            traceback.print_exc()
+        _complain(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug")
+        return EXIT_FAILED
+
+
+def exit_code_of(error: RofsError) -> int:
+    """The exit code that says whose fault an error is."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_FAILED)
+
+
+def _run(words: list[str]) -> int:
+    parser = build_parser(words)
+    arguments = parser.parse_args(words)
+    if arguments.verb is None:
+        raise UsageError("no verb given; see rofs --help")
+    code = _module(arguments.verb).run(arguments)
+    sys.stdout.flush()
+    return EXIT_DONE if code is None else code
+
+
+def build_parser(words: Sequence[str]) -> Parser:
+    """The parser of a command line: complete for the verb that it names, a summary of the others."""
+    parser = Parser(
+        prog="rofs",
+        description="Signed read-only images: every block verified on every read, every refused write recorded.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rofs {rofs.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for verb in _VERBS:
+        below = verbs.add_parser(verb.name, help=verb.summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if verb.name in words:
+            module = _module(verb.name)
+            below.description, below.epilog = _help_of(module, verb)
+            module.add_parser(below)
+            below.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _help_of(module: object, verb: _Verb) -> tuple[str, str]:
+    """A verb's module docstring is its help: the first paragraphs, and an example behind `Example:`."""
+    text = (getattr(module, "HELP", "") or verb.summary).strip()
+    description, _, example = text.partition("\nexample:\n")
+    return description.strip(), f"example:\n{example}" if example else ""
+
+
+def _module(verb: str) -> _VerbModule:
+    module: _VerbModule = importlib.import_module(f"rofs.cli.{verb}")
+    return module
+
+
+def _complain(text: str) -> None:
+    print(f"rofs: error: {text}", file=sys.stderr)  # noqa: T201 - the command line talks
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Output: results on stdout, as lines for people or as JSON for programs; progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def out(text: str) -> None:
+    """Write a line of the result."""
+    print(text)  # noqa: T201 - the command line talks
+
+
+def out_json(value: Any) -> None:
+    """Write a result for a program."""
+    out(json.dumps(value, indent=2, sort_keys=True))
+
+
+def out_pairs(pairs: Iterable[tuple[str, object]]) -> None:
+    """Write names and values in two columns; None shows as a dash."""
+    rows = [(name, "-" if value is None else str(value)) for name, value in pairs]
+    width = max(len(name) for name, _ in rows) + 2
+    for name, value in rows:
+        out(f"{name + ':':<{width}}{value}")
+
+
+def image_pairs(fields: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What a person wants to know of an image first."""
+    return [
+        ("name", fields["name"]),
+        ("version", fields["version"]),
+        ("root hash", fields["root_hash"]),
+        ("signer", fields["signer"]),
+    ]
+
+
+class TerminalProgress:
+    """Progress bars on a terminal (bytes, rate, time left), silence elsewhere; an `image.progress.Progress`."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+
+    def stage(self, name: str, total_bytes: int) -> Callable[[int], None]:
+        """Begin a stage."""
+        if not self._shown:
+            return lambda _: None
+        from tqdm import tqdm
+
+        bar = tqdm(total=total_bytes, desc=name, unit="B", unit_scale=True, leave=False, delay=0.5)
+
+        def advance(count: int) -> None:
+            bar.update(count)
+            if bar.n >= total_bytes:
+                bar.close()
+
+        return advance

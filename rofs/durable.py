@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Durable changes of the disk: the only place of rofs that writes, syncs and renames files.
+
+A new file is complete and on the medium before its name appears, or it never appears. All system
+calls go through one `Calls` object, the seam where tests inject a full disk, an I/O error or a power
+cut. This module does not know what it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from rofs.errors import HostError, InputError, from_os_error, printable
+
+_LOCK_POLL_SECONDS = 0.05
+
+
+class Calls:
+    """The system calls that change a disk; a test replaces the object with `using`."""
+
+    def open(self, path: bytes, flags: int, mode: int) -> int:
+        """Call open(2)."""
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset_bytes: int) -> int:
+        """Call pwrite(2), which may write less than asked."""
+        return os.pwrite(fd, data, offset_bytes)
+
+    def append(self, fd: int, data: bytes) -> int:
+        """Call write(2) on a descriptor opened with O_APPEND, which may write less than asked."""
+        return os.write(fd, data)
+
+    def truncate(self, fd: int, length_bytes: int) -> None:
+        """Call ftruncate(2)."""
+        os.ftruncate(fd, length_bytes)
+
+    def fsync(self, fd: int) -> None:
+        """Call fsync(2)."""
+        os.fsync(fd)
+
+    def rename(self, source: bytes, target: bytes) -> None:
+        """Call rename(2), replacing the target."""
+        os.rename(source, target)
+
+    def link(self, source: bytes, target: bytes) -> None:
+        """Call link(2), which fails when the target exists."""
+        os.link(source, target)
+
+    def unlink(self, path: bytes) -> None:
+        """Call unlink(2)."""
+        os.unlink(path)
+
+
+_calls = Calls()
+
+
+@contextlib.contextmanager
+def using(calls: Calls) -> Iterator[None]:
+    """Send every change of the disk through `calls` for the duration of a test."""
+    global _calls  # noqa: PLW0603 - the one seam; a parameter on every function would be noise
+    before, _calls = _calls, calls
+    try:
+        yield
+    finally:
+        _calls = before
+
+
+class NewFile:
+    """A file that gets its name only when it is complete: temporary name, fsync, rename, fsync of the directory.
+
+    Use as a context manager: leaving it by an exception removes everything, leaving it normally
+    without `commit()` does too. Writes may come in any order; gaps read as zeros.
+
+    Args:
+        path: The final name.
+        mode: Permission bits, exact: the umask is not applied.
+        replace: Whether an existing file of that name is replaced; if not, it is an error.
+
+    Raises:
+        InputError: The name exists (without `replace`), or its directory does not.
+        HostError: No permission, no space, an I/O error.
+    """
+
+    def __init__(self, path: str | bytes, *, mode: int = 0o644, replace: bool = False) -> None:
+        self._path = os.path.abspath(os.fsencode(path))
+        self._replace = replace
+        directory, name = os.path.split(self._path)
+        # 255 bytes is the limit of a name: a long one is cut, the random part keeps it unique.
+        self._temporary = os.path.join(directory, b".%s.%s.tmp" % (name[:200], secrets.token_hex(6).encode()))
+        if not replace and os.path.lexists(self._path):
+            raise InputError(f"{printable(self._path)} exists already; it was left as it is")
+        if replace and os.path.isdir(self._path):
+            raise InputError(f"{printable(self._path)} is a directory; expected a file name")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        with _translated("cannot create", self._path):
+            self.fd = _calls.open(self._temporary, flags, mode)
+            os.fchmod(self.fd, mode)
+        self._committed = False
+
+    def write_at(self, offset_bytes: int, data: bytes | memoryview) -> None:
+        """Write all of `data` at an offset."""
+        view = memoryview(data)
+        with _translated("cannot write", self._path):
+            while view:
+                written = _calls.pwrite(self.fd, view, offset_bytes)
+                view = view[written:]
+                offset_bytes += written
+
+    def truncate(self, length_bytes: int) -> None:
+        """Set the length; what is added reads as zeros."""
+        with _translated("cannot resize", self._path):
+            _calls.truncate(self.fd, length_bytes)
+
+    def commit(self) -> None:
+        """Make the file durable, then give it its name, then make the name durable."""
+        with _translated("cannot finish writing", self._path):
+            _calls.fsync(self.fd)
+            if self._replace:
+                _calls.rename(self._temporary, self._path)
+            else:
+                _calls.link(self._temporary, self._path)
+            self._committed = True
+            if not self._replace:
+                _calls.unlink(self._temporary)
+            fsync_directory(os.path.dirname(self._path))
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self.fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+
+def write_atomic(path: str | bytes, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
+    """Write a whole small file: readers see the old content or the new, never a mix.
+
+    Raises:
+        InputError: The directory does not exist, or the file does and `replace` is False.
+        HostError: No permission, no space, an I/O error.
+    """
+    with NewFile(path, mode=mode, replace=replace) as new:
+        new.write_at(0, data)
+        new.commit()
+
+
+class AppendFile:
+    """A file that only grows, with one writer at a time (flock).
+
+    Args:
+        path: Created with `mode` when missing; its directories too, mode 0700.
+        lock_seconds: How long to wait for another writer to let go.
+
+    Raises:
+        HostError: Another process still holds the file, or no permission, space, or an I/O error.
+        InputError: The path is a directory.
+    """
+
+    def __init__(self, path: str | bytes, *, mode: int = 0o600, lock_seconds: float = 5.0) -> None:
+        self.path = os.path.abspath(os.fsencode(path))
+        with _translated("cannot open", self.path):
+            make_directories(os.path.dirname(self.path))
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            self.fd = _calls.open(self.path, flags, mode)
+        try:
+            _lock(self.fd, self.path, lock_seconds)
+            fsync_directory(os.path.dirname(self.path))
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def append(self, data: bytes) -> None:
+        """Append all of `data`; nothing of it remains when that fails."""
+        start = os.fstat(self.fd).st_size
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[_calls.append(self.fd, bytes(view)) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                _calls.truncate(self.fd, start)
+            raise from_os_error(error, "cannot write", self.path) from error
+
+    def cut_to(self, length_bytes: int) -> None:
+        """Drop everything behind `length_bytes`."""
+        with _translated("cannot shorten", self.path):
+            _calls.truncate(self.fd, length_bytes)
+
+    def sync(self) -> None:
+        """Make what was appended durable."""
+        with _translated("cannot sync", self.path):
+            _calls.fsync(self.fd)
+
+    def close(self) -> None:
+        """Close the file and let the next writer in."""
+        os.close(self.fd)
+
+
+def make_directories(path: bytes, mode: int = 0o700) -> None:
+    """Create a directory and its missing parents, each made durable.
+
+    Raises:
+        OSError: As mkdir(2).
+    """
+    missing = []
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, mode)
+        fsync_directory(os.path.dirname(directory))
+
+
+def fsync_directory(path: bytes) -> None:
+    """Make the names in a directory durable.
+
+    Raises:
+        OSError: As open(2) and fsync(2).
+    """
+    fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _calls.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a filesystem that cannot sync directories (some FUSE, 9p)
+            raise
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, path: bytes, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    deadline = clock() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if clock() >= deadline:
+                raise HostError(
+                    f"{printable(path)} is in use by another rofs process (waited {seconds:g} s); "
+                    "unmount that one, or name another file"
+                ) from None
+            time.sleep(_LOCK_POLL_SECONDS)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _translated(doing: str, path: bytes) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error, doing, path) from error

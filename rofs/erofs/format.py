@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EROFS on-disk structures: layout, constants and checks, no I/O.
+
+Source: Linux Documentation/filesystems/erofs.rst and the format header of erofs-utils, whose names
+are used here. All integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from dataclasses import dataclass
+
+import google_crc32c
+
+from rofs.errors import FormatError
+
+SUPER_OFFSET = 1024
+SUPER_MAGIC = 0xE0F5E1E2
+SLOT_BYTES = 32  # a nid counts these from meta_blkaddr
+FIRST_FREE_BYTE = SUPER_OFFSET + 128  # behind the superblock
+PATH_MAX_BYTES = 4096
+NAME_MAX_BYTES = 255
+
+FEATURE_COMPAT_SB_CHKSUM = 0x1
+FEATURE_COMPAT_MTIME = 0x2
+# Says how compressed data is aligned; mkfs.erofs sets it on images without any, where it is void.
+FEATURE_INCOMPAT_ZERO_PADDING = 0x1
+_INCOMPAT_NAMES = {
+    0x2: "compression configuration or big physical clusters",
+    0x4: "chunk-based files",
+    0x8: "several devices",
+    0x10: "compressed heads",
+    0x20: "fragments or inlined compressed tails",
+    0x40: "long xattr prefixes",
+    0x80: "48-bit addressing",
+}
+
+LAYOUT_FLAT_PLAIN = 0
+LAYOUT_FLAT_INLINE = 2
+_LAYOUT_NAMES = {1: "compressed", 3: "compressed", 4: "chunk-based"}
+
+# Directory file types, in the order of the format.
+FILE_TYPES = (
+    0,
+    stat.S_IFREG,
+    stat.S_IFDIR,
+    stat.S_IFCHR,
+    stat.S_IFBLK,
+    stat.S_IFIFO,
+    stat.S_IFSOCK,
+    stat.S_IFLNK,
+)
+FILE_TYPE_OF_MODE = {mode: number for number, mode in enumerate(FILE_TYPES) if mode}
+
+# Index of the prefix in e_name_index; the ACL names are whole, their suffix is empty.
+XATTR_PREFIXES = {
+    1: b"user.",
+    2: b"system.posix_acl_access",
+    3: b"system.posix_acl_default",
+    4: b"trusted.",
+    6: b"security.",
+}
+
+# magic, checksum, feature_compat, blkszbits, sb_extslots, root_nid, inos, build_time, build_time_nsec,
+# blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name, feature_incompat, and 44 bytes of features
+# that need a bit in feature_incompat or feature_compat to mean anything
+_SUPERBLOCK = struct.Struct("<IIIBBHQqIIII16s16sI44x")
+# i_format, i_xattr_icount, i_mode, i_nlink, i_size, i_reserved, i_u, i_ino, i_uid, i_gid, i_reserved2
+_COMPACT = struct.Struct("<HHHHI4xIIHH4x")
+# i_format, i_xattr_icount, i_mode, i_reserved, i_size, i_u, i_ino, i_uid, i_gid, i_mtime,
+# i_mtime_nsec, i_nlink, i_reserved2
+_EXTENDED = struct.Struct("<HHH2xQIIIIqII16x")
+DIRENT = struct.Struct("<QHBx")  # nid, nameoff, file_type
+XATTR_IBODY_HEADER = struct.Struct("<IB7x")  # h_name_filter, h_shared_count
+XATTR_ENTRY = struct.Struct("<BBH")  # e_name_len, e_name_index, e_value_size
+
+assert _SUPERBLOCK.size == 128
+assert _COMPACT.size == 32
+assert _EXTENDED.size == 64
+assert DIRENT.size == 12
+assert XATTR_IBODY_HEADER.size == 12
+assert XATTR_ENTRY.size == 4
+
+
+@dataclass(frozen=True, slots=True)
+class Superblock:
+    """The fields of the superblock that rofs uses.
+
+    Attributes:
+        block_bits: log2 of the block size in bytes.
+        root_nid: Inode of the root directory.
+        inos: Number of inodes.
+        build_time: Seconds since the epoch; the mtime of compact inodes.
+        blocks: Size of the filesystem in blocks.
+        meta_blkaddr: Block address that nids count from.
+        uuid: 16 bytes.
+    """
+
+    block_bits: int
+    root_nid: int
+    inos: int
+    build_time: int
+    build_time_nsec: int
+    blocks: int
+    meta_blkaddr: int
+    uuid: bytes
+
+    @property
+    def block_size(self) -> int:
+        """Block size in bytes."""
+        return 1 << self.block_bits
+
+    def pack(self, *, checksum: int = 0) -> bytes:
+        """The 128 bytes on disk."""
+        return _SUPERBLOCK.pack(
+            SUPER_MAGIC,
+            checksum,
+            FEATURE_COMPAT_SB_CHKSUM | FEATURE_COMPAT_MTIME,
+            self.block_bits,
+            0,
+            self.root_nid,
+            self.inos,
+            self.build_time,
+            self.build_time_nsec,
+            self.blocks,
+            self.meta_blkaddr,
+            0,
+            self.uuid,
+            b"",
+            0,
+        )
+
+
+def superblock_checksum(block: bytes) -> int:
+    """CRC-32C from the superblock to the end of its block, its own field taken as zero.
+
+    EROFS starts with all ones and does not invert the result, which the usual CRC-32C does.
+
+    Args:
+        block: The first block of the filesystem, or its first 4096 bytes if blocks are smaller.
+    """
+    body = bytearray(block[SUPER_OFFSET:])
+    body[4:8] = bytes(4)
+    return int(google_crc32c.value(bytes(body))) ^ 0xFFFFFFFF
+
+
+def parse_superblock(start: bytes, device_bytes: int) -> Superblock:
+    """Check and read the superblock.
+
+    Args:
+        start: The first 4096 bytes or more of the device.
+        device_bytes: Length of the device.
+
+    Raises:
+        FormatError: Not EROFS, damaged, larger than its device, or using a feature that is not
+            supported, which is then named.
+    """
+    if len(start) < FIRST_FREE_BYTE:
+        raise FormatError(f"EROFS: device of {device_bytes} bytes is too short for a superblock")
+    fields = _SUPERBLOCK.unpack_from(start, SUPER_OFFSET)
+    magic, checksum, compat, block_bits, extslots, root_nid = fields[:6]
+    inos, build_time, build_time_nsec, blocks, meta_blkaddr, _xattr_blkaddr, uuid, _name, incompat = fields[6:]
+    if magic != SUPER_MAGIC:
+        raise FormatError(f"EROFS: magic {SUPER_MAGIC:#x} expected at byte {SUPER_OFFSET}, found {magic:#x}")
+    if block_bits != 12:
+        raise FormatError(f"EROFS: block size 2^12 expected, found 2^{block_bits}")
+    _check_features(incompat, extslots)
+    if compat & FEATURE_COMPAT_SB_CHKSUM:
+        computed = superblock_checksum(start[: 1 << block_bits])
+        if computed != checksum:
+            raise FormatError(f"EROFS: superblock checksum {checksum:#010x} expected, {computed:#010x} computed")
+    if blocks << block_bits > device_bytes or meta_blkaddr >= max(blocks, 1):
+        raise FormatError(
+            f"EROFS: {blocks} blocks with metadata at block {meta_blkaddr} do not fit into {device_bytes} bytes"
+        )
+    return Superblock(block_bits, root_nid, inos, build_time, build_time_nsec, blocks, meta_blkaddr, uuid)
+
+
+def _check_features(incompat: int, extslots: int) -> None:
+    unknown = incompat & ~FEATURE_INCOMPAT_ZERO_PADDING
+    if unknown or extslots:
+        names = [_INCOMPAT_NAMES.get(1 << b, f"bit {b}") for b in range(32) if unknown >> b & 1]
+        raise FormatError(
+            f"EROFS: the image uses features that are not supported: {', '.join(names) or 'superblock extension'} "
+            f"(feature_incompat {incompat:#x})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DiskInode:
+    """An inode as it stands on disk, checked in itself.
+
+    Attributes:
+        nid: Its number.
+        header_bytes: 32 for compact, 64 for extended inodes.
+        xattr_bytes: Length of the xattr area that follows.
+        layout: One of the LAYOUT constants.
+        size: Content in bytes.
+        union: Block address of the content, or the device number.
+    """
+
+    nid: int
+    header_bytes: int
+    xattr_bytes: int
+    layout: int
+    mode: int
+    nlink: int
+    size: int
+    union: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+    def pack_extended(self, ino: int) -> bytes:
+        """The 64 bytes of an extended inode; `ino` is a 32-bit number for old stat calls."""
+        seconds, nanoseconds = divmod(self.mtime_ns, 10**9)
+        return _EXTENDED.pack(
+            1 | self.layout << 1,
+            xattr_icount(self.xattr_bytes),
+            self.mode,
+            self.size,
+            self.union,
+            ino & 0xFFFFFFFF,
+            self.uid,
+            self.gid,
+            seconds,
+            nanoseconds,
+            self.nlink,
+        )
+
+
+def parse_inode(data: bytes, nid: int, superblock: Superblock) -> DiskInode:
+    """Check and read one inode.
+
+    Args:
+        data: 64 bytes at the inode's place; fewer at the end of the device.
+        nid: Its number, for messages.
+        superblock: Gives the time of compact inodes.
+
+    Raises:
+        FormatError: Not an inode, or of a layout that is not supported, which is then named.
+    """
+    extended = bool(data[0] & 1) if data else False
+    if len(data) < (_EXTENDED.size if extended else _COMPACT.size):
+        raise FormatError(f"EROFS: inode {nid} lies beyond the end of the device")
+    if extended:
+        form, icount, mode, size, union, _ino, uid, gid, mtime, nsec, nlink = _EXTENDED.unpack_from(data)
+    else:
+        form, icount, mode, nlink, size, union, _ino, uid, gid = _COMPACT.unpack_from(data)
+        mtime, nsec = superblock.build_time, superblock.build_time_nsec
+    layout = form >> 1 & 0x7
+    if layout not in {LAYOUT_FLAT_PLAIN, LAYOUT_FLAT_INLINE} or form >> 4:
+        raise FormatError(
+            f"EROFS: inode {nid} has a data layout that is not supported: "
+            f"{_LAYOUT_NAMES.get(layout, f'i_format {form:#x}')}"
+        )
+    if stat.S_IFMT(mode) not in FILE_TYPE_OF_MODE:
+        raise FormatError(f"EROFS: inode {nid} has no valid file type: mode {mode:#o}")
+    if size >= 1 << 63 or nsec >= 10**9 or nlink == 0:
+        raise FormatError(f"EROFS: inode {nid} is malformed: size {size}, nanoseconds {nsec}, nlink {nlink}")
+    return DiskInode(
+        nid=nid,
+        header_bytes=_EXTENDED.size if extended else _COMPACT.size,
+        xattr_bytes=xattr_ibody_bytes(icount),
+        layout=layout,
+        mode=mode,
+        nlink=nlink,
+        size=size,
+        union=union,
+        uid=uid,
+        gid=gid,
+        mtime_ns=mtime * 10**9 + nsec,
+    )
+
+
+def xattr_ibody_bytes(icount: int) -> int:
+    """Length in bytes of an inode's xattr area, from i_xattr_icount."""
+    return 12 + 4 * (icount - 1) if icount else 0
+
+
+def xattr_icount(ibody_bytes: int) -> int:
+    """i_xattr_icount of an xattr area of that many bytes (0, or 12 and a multiple of 4 more)."""
+    return (ibody_bytes - 12) // 4 + 1 if ibody_bytes else 0
+
+
+def pack_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """The xattr area of an inode, all entries inline; empty when there are none.
+
+    Raises:
+        ValueError: A name without a known prefix or longer than 255, a value over 65535 bytes, or
+            more in all than i_xattr_icount can count. The text says which.
+    """
+    if not xattrs:
+        return b""
+    parts = [XATTR_IBODY_HEADER.pack(0, 0)]
+    for name, value in xattrs:
+        index, suffix = _split_xattr_name(name)
+        if len(suffix) > NAME_MAX_BYTES or len(value) > 0xFFFF:
+            raise ValueError(f"xattr {name!r} is too long: value of {len(value)} bytes")
+        entry = XATTR_ENTRY.pack(len(suffix), index, len(value)) + suffix + value
+        parts.append(entry + bytes(-len(entry) % 4))
+    body = b"".join(parts)
+    if xattr_icount(len(body)) > 0xFFFF:
+        raise ValueError(f"all xattrs together are too long: {len(body)} bytes, at most 262140")
+    return body
+
+
+def _split_xattr_name(name: bytes) -> tuple[int, bytes]:
+    for index, prefix in XATTR_PREFIXES.items():
+        whole = not prefix.endswith(b".")
+        if name == prefix if whole else (name.startswith(prefix) and len(name) > len(prefix)):
+            return index, name[len(prefix) :]
+    raise ValueError(f"xattr {name!r} has no prefix that EROFS knows")
+
+
+def unpack_xattrs(body: bytes, nid: int) -> dict[bytes, bytes]:
+    """Names and values of an inode's xattr area.
+
+    Raises:
+        FormatError: An entry reaches beyond the area, or it uses shared entries or a prefix that is
+            not supported.
+    """
+    if not body:
+        return {}
+    _filter, shared_count = XATTR_IBODY_HEADER.unpack_from(body)
+    if shared_count:
+        raise FormatError(f"EROFS: inode {nid} has shared xattrs, which are not supported")
+    found: dict[bytes, bytes] = {}
+    at = XATTR_IBODY_HEADER.size
+    while at < len(body):
+        if at + XATTR_ENTRY.size > len(body):
+            raise FormatError(f"EROFS: inode {nid}: xattr entry reaches beyond its area")
+        name_bytes, index, value_bytes = XATTR_ENTRY.unpack_from(body, at)
+        value_at = at + XATTR_ENTRY.size + name_bytes
+        end = value_at + value_bytes
+        if end > len(body) or index not in XATTR_PREFIXES:
+            raise FormatError(
+                f"EROFS: inode {nid}: xattr entry with prefix {index} and {value_bytes} bytes does not fit its area"
+            )
+        name = XATTR_PREFIXES[index] + body[at + XATTR_ENTRY.size : value_at]
+        found[name] = body[value_at:end]
+        at = end + -end % 4
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryBlock:
+    """One parsed block of a directory, its entries in stored order.
+
+    Attributes:
+        names: Bytewise ascending in a well-formed image.
+        nids: The inode of each name.
+        file_types: S_IFMT bits of each name, 0 when unknown; a hint, the inode decides.
+    """
+
+    names: tuple[bytes, ...]
+    nids: tuple[int, ...]
+    file_types: tuple[int, ...]
+
+
+def parse_directory_block(block: bytes, nid: int) -> DirectoryBlock:
+    """Check and read a directory block.
+
+    Args:
+        block: The whole block, or its used part for the last one.
+        nid: The directory's, for messages.
+
+    Raises:
+        FormatError: Name offsets out of range or out of order, or a name that cannot be one.
+    """
+    if len(block) < DIRENT.size:
+        raise FormatError(f"EROFS: directory {nid} has a block of {len(block)} bytes")
+    first_nameoff = DIRENT.unpack_from(block)[1]
+    if first_nameoff % DIRENT.size or not DIRENT.size <= first_nameoff < len(block):
+        raise FormatError(f"EROFS: directory {nid}: first name at offset {first_nameoff}")
+    nids, offsets, types = zip(*DIRENT.iter_unpack(block[:first_nameoff]), strict=True)
+    ends = (*offsets[1:], len(block))
+    names = tuple(block[start:end] for start, end in zip(offsets, ends, strict=True))
+    names = (*names[:-1], names[-1].split(b"\0", 1)[0])
+    previous = 0
+    for offset, name in zip(offsets, names, strict=True):
+        valid = 0 < len(name) <= NAME_MAX_BYTES and b"/" not in name and b"\0" not in name
+        if offset <= previous or not valid:
+            raise FormatError(f"EROFS: directory {nid}: malformed name {name[:32]!r} at offset {offset}")
+        previous = offset
+    kinds = tuple(FILE_TYPES[t] if t < len(FILE_TYPES) else 0 for t in types)
+    return DirectoryBlock(names, nids, kinds)
+
+
+def pack_device(major: int, minor: int) -> int:
+    """Device number as stored in i_u: minor bits 0-7, major, minor bits 8-19.
+
+    Raises:
+        ValueError: More than 12 bits of major or 20 bits of minor.
+    """
+    if major >= 1 << 12 or minor >= 1 << 20:
+        raise ValueError(f"device number {major}:{minor} is too large for EROFS")
+    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
+
+
+def unpack_device(value: int) -> tuple[int, int]:
+    """Major and minor of a stored device number."""
+    return value >> 8 & 0xFFF, value & 0xFF | value >> 12 & 0xFFF00

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket of a mount as its clients see it: one JSON line there, one JSON line back.
+
+`status` and `umount` use it. The supervisor serves the other end (`supervisor`); a mount whose socket
+does not answer is dead. Synchronous and light, so that `rofs status` starts fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+from rofs.errors import HostError, StateError, printable
+from rofs.fuse import places
+
+VERSION: Final = 1
+MAX_LINE_BYTES: Final = 1 << 20
+_ANSWER_SECONDS = 10.0
+_END_SECONDS = 30.0
+
+
+def mounts() -> list[dict[str, Any]]:
+    """The status of every mount of this user that answers."""
+    found = []
+    directory = places.runtime_directory()
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        for name in sorted(os.listdir(directory)):
+            with contextlib.suppress(StateError):
+                found.append(_ask(os.path.join(directory, name), "status")["status"])
+    return found
+
+
+def status(mountpoint: str | bytes) -> dict[str, Any]:
+    """The status of one mount.
+
+    Raises:
+        StateError: There is no rofs mount there, or it does not answer.
+    """
+    answer: dict[str, Any] = _ask(_directory_of(mountpoint), "status", mountpoint)["status"]
+    return answer
+
+
+def unmount(mountpoint: str | bytes) -> None:
+    """Unmount, and return when the mount's processes have ended.
+
+    Raises:
+        StateError: There is no rofs mount there, or it does not answer.
+        HostError: Something on it is in use, or the kernel refused; the mount stays.
+    """
+    directory = _directory_of(mountpoint)
+    keeper = _ask(directory, "status", mountpoint)["status"]["keeper"]
+    with _process(keeper) as pidfd:
+        answer = _ask(directory, "umount", mountpoint)
+        if not answer["ok"]:
+            raise HostError(f"cannot unmount {printable(mountpoint)}: {answer['error']}")
+        if pidfd is not None and not select.select([pidfd], [], [], _END_SECONDS)[0]:
+            raise HostError(
+                f"{printable(mountpoint)} is unmounted, but its process {keeper} has not ended after {_END_SECONDS:g} s"
+            )
+
+
+def is_alive(mountpoint: bytes) -> bool:
+    """Whether a mount at this place answers."""
+    try:
+        _ask(places.mount_directory(mountpoint), "status")
+    except StateError:
+        return False
+    return True
+
+
+def _directory_of(mountpoint: str | bytes) -> str:
+    return places.mount_directory(os.path.realpath(os.fsencode(mountpoint)))
+
+
+@contextlib.contextmanager
+def _process(pid: int) -> Iterator[int | None]:
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _ask(directory: str, command: str, mountpoint: str | bytes | None = None) -> dict[str, Any]:
+    shown = printable(mountpoint if mountpoint is not None else directory)
+    try:
+        with connect(directory) as connection:
+            connection.settimeout(_ANSWER_SECONDS)
+            connection.sendall(json.dumps({"v": VERSION, "command": command}).encode() + b"\n")
+            answer = json.loads(_read_line(connection))
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise StateError(f"{shown} is not a rofs mount of this user") from error
+    except PermissionError as error:
+        raise StateError(f"the rofs mount at {shown} belongs to another user") from error
+    except (OSError, ValueError) as error:
+        raise StateError(f"the rofs mount at {shown} does not answer: {error}") from error
+    if not isinstance(answer, dict) or answer.get("v") != VERSION:
+        raise StateError(f"the rofs mount at {shown} speaks another version of the control protocol: {answer!r}")
+    return answer
+
+
+def connect(directory: str) -> socket.socket:
+    """Connect to the control socket in a mount's runtime directory.
+
+    A socket address holds 107 bytes; the directory is entered through /proc so that its name may be longer.
+
+    Raises:
+        OSError: As open(2) and connect(2).
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.connect(f"/proc/self/fd/{fd}/control")
+        finally:
+            os.close(fd)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) < MAX_LINE_BYTES:
+        chunk = connection.recv(65536)
+        if not chunk:
+            break
+        data += chunk
+    return data

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The serving end of the control socket: one JSON line in, one JSON line out. `control` is the client.
+
+Only its owner and root reach it: the socket has mode 0600 in a directory of mode 0700.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import trio
+
+from rofs.durable import make_directories
+from rofs.errors import HostError, StateError, from_os_error
+from rofs.fuse.control import VERSION, connect
+
+_MAX_REQUEST_BYTES = 4096
+_REQUEST_SECONDS = 5.0
+_LAST_ANSWER_SECONDS = 2.0
+_MAX_CLIENTS = 16
+
+
+@contextlib.contextmanager
+def listening(directory: str) -> Iterator[socket.socket]:
+    """A listening control socket in a mount's runtime directory; both are removed at the end.
+
+    What a mount that died has left there is replaced.
+
+    Raises:
+        StateError: A living mount uses the directory.
+        HostError: It cannot be made, or belongs to somebody else.
+    """
+    try:
+        _make_private(directory)
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise from_os_error(error, "cannot use runtime directory", directory) from error
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            _bind(listener, directory, fd)
+            try:
+                yield listener
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink("control", dir_fd=fd)
+                    os.rmdir(directory)
+    finally:
+        os.close(fd)
+
+
+def _bind(listener: socket.socket, directory: str, fd: int) -> None:
+    # Through /proc: a socket address holds only 107 bytes.
+    address = f"/proc/self/fd/{fd}/control"
+    try:
+        connect(directory).close()
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("control", dir_fd=fd)
+    else:
+        raise StateError(f"a living rofs mount uses {directory}")
+    before = os.umask(0o177)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        raise from_os_error(error, "cannot make control socket in", directory) from error
+    finally:
+        os.umask(before)
+    listener.listen()
+
+
+def _make_private(directory: str) -> None:
+    make_directories(os.fsencode(os.path.dirname(directory)), 0o755 if os.geteuid() == 0 else 0o700)
+    make_directories(os.fsencode(directory), 0o700)
+    for path in (os.path.dirname(directory), directory):
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise HostError(f"runtime directory {path} is not a directory that only this user can write to; remove it")
+
+
+async def serve(listener: socket.socket, answer: Callable[[str], Awaitable[dict[str, Any]]], ended: trio.Event) -> None:
+    """Answer clients, one request each, until the mount has ended; who is being answered still is."""
+    server = trio.socket.from_stdlib_socket(listener)
+    limit = trio.CapacityLimiter(_MAX_CLIENTS)
+
+    async def client(connection: trio.socket.SocketType) -> None:
+        async with trio.SocketStream(connection) as stream, limit:
+            with contextlib.suppress(trio.BrokenResourceError), trio.move_on_after(_REQUEST_SECONDS):
+                command = _command(await _receive_line(stream))
+                await stream.send_all(json.dumps({"v": VERSION, **await answer(command)}).encode() + b"\n")
+
+    async def accept(clients: trio.Nursery) -> None:
+        while True:
+            connection, _ = await server.accept()
+            clients.start_soon(client, connection)
+
+    async with trio.open_nursery() as clients:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(accept, clients)
+            await ended.wait()
+            accepting.cancel_scope.cancel()
+        clients.cancel_scope.deadline = trio.current_time() + _LAST_ANSWER_SECONDS
+
+
+async def _receive_line(stream: trio.SocketStream) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) < _MAX_REQUEST_BYTES:
+        chunk = await stream.receive_some(_MAX_REQUEST_BYTES)
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def _command(line: bytes) -> str:
+    """The command of a request, empty when it is none that this version understands."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(request, dict) or request.get("v") != VERSION:
+        return ""
+    return str(request.get("command", ""))

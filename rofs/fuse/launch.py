@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting a mount from the command line: checks first, then a keeper in the foreground or behind.
+
+In the background the caller returns when the mount answers, or with the reason why it does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rofs.errors import FormatError, HostError, RofsError, from_os_error, printable
+from rofs.fuse import control, keeper, kernel, places
+from rofs.fuse.keeper import MountRequest
+from rofs.fuse.verifier import pack_error, unpack_error
+from rofs.image.open import ImageFacts, open_file
+from rofs.trust.verify import TrustPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What `rofs mount` was told.
+
+    Attributes:
+        policy: Which image is trusted.
+        log_path: None for the default.
+        suid: Whether setuid bits and file capabilities count.
+        dev: Whether device nodes can be opened.
+        exec: Whether programs can be run.
+    """
+
+    policy: TrustPolicy
+    log_path: str | None = None
+    suid: bool = False
+    dev: bool = False
+    exec: bool = True
+
+    @property
+    def mount_flags(self) -> int:
+        """As mount(2) takes them."""
+        return (
+            (0 if self.suid else kernel.MS_NOSUID)
+            | (0 if self.dev else kernel.MS_NODEV)
+            | (0 if self.exec else kernel.MS_NOEXEC)
+        )
+
+
+def mount_in_foreground(
+    image: str | bytes, directory: str | bytes, options: MountOptions, announce: Callable[[ImageFacts], None]
+) -> None:
+    """Mount and serve until unmounted or told to stop.
+
+    Raises:
+        RofsError: It could not be mounted, or ended otherwise than by an unmount.
+    """
+    request = _request(image, directory, options)
+    try:
+        keeper.run(request, announce)
+    finally:
+        os.close(request.image_fd)
+
+
+def mount_in_background(image: str | bytes, directory: str | bytes, options: MountOptions) -> ImageFacts:
+    """Mount, and return when the mount answers; its processes go on.
+
+    Raises:
+        RofsError: It could not be mounted; nothing is left.
+    """
+    request = _request(image, directory, options)
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _be_keeper(request, writing)
+    os.close(writing)
+    os.close(request.image_fd)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    if not answer.startswith(b"F"):
+        os.waitpid(pid, 0)
+        raise unpack_error(answer[1:]) if answer else FormatError("the keeper process died during the start")
+    facts = ImageFacts.from_json(answer[1:])
+    os.statvfs(request.mountpoint)  # it answers, or this raises
+    return facts
+
+
+def _be_keeper(request: MountRequest, pipe: int) -> None:
+    """Serve in the child process, which never returns."""
+
+    def announce(facts: ImageFacts) -> None:
+        os.write(pipe, b"F" + facts.to_json())
+        os.close(pipe)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(nothing, fd)
+        os.close(nothing)
+
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        keeper.run(request, announce)
+        status = 0
+    except RofsError as error:
+        with contextlib.suppress(OSError):
+            os.write(pipe, b"E" + pack_error(error))
+    except BaseException as error:  # noqa: BLE001 - the parent waits for an answer
+        with contextlib.suppress(OSError):
+            os.write(pipe, b"E" + pack_error(HostError(f"internal error: {type(error).__name__}: {error}")))
+    finally:
+        os._exit(status)
+
+
+def _request(image: str | bytes, directory: str | bytes, options: MountOptions) -> MountRequest:
+    image_fd = open_file(image)
+    try:
+        mountpoint = _mountpoint(directory)
+        if os.geteuid() != 0:
+            raise HostError("mounting needs root (CAP_SYS_ADMIN); run rofs mount as root")
+        os.close(kernel.open_device())  # said before anything was started
+    except BaseException:
+        os.close(image_fd)
+        raise
+    return MountRequest(
+        image_fd=image_fd,
+        image_path=os.path.abspath(os.fsencode(image)),
+        mountpoint=mountpoint,
+        policy=options.policy,
+        mount_flags=options.mount_flags,
+        log_path=os.path.abspath(os.fsencode(options.log_path or places.default_log(mountpoint))),
+        runtime_directory=places.mount_directory(mountpoint),
+    )
+
+
+def _mountpoint(directory: str | bytes) -> bytes:
+    """The mount point, absolute and without symbolic links.
+
+    Raises:
+        HostError: It is missing, not a directory, or has a rofs mount already.
+    """
+    path = os.path.realpath(os.fsencode(directory))
+    shown = printable(directory)
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise HostError(f"mount point {shown} does not exist; create it with mkdir") from None
+    except OSError as error:
+        raise from_os_error(error, "cannot use mount point", directory) from error
+    if not stat.S_ISDIR(mode):
+        raise HostError(f"mount point {shown} is not a directory")
+    if control.is_alive(path):
+        raise HostError(f"mount point {shown} is busy: a rofs mount is there; unmount it first")
+    return path

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers the kernel's requests from a read-only filesystem; refuses and reports every change.
+
+Handlers are synchronous: none ever awaits, since a worker that sleeps in read(2) for the next request
+would leave the awaiting one standing. Node ids are a pure function of nids and file handles are node
+ids, so any worker can answer any request. Does not know how the filesystem is stored or verified.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
+
+import pyfuse3
+from pyfuse3 import FUSEError
+
+from rofs.audit.event import escape_path
+from rofs.errors import CorruptionError, ReadError
+from rofs.fuse.errnos import errno_of, name_of
+from rofs.fuse.flags import flag_names, wants_write
+from rofs.fuse.messages import Attempt, FaultReport, InternalReport, Report
+from rofs.vfs import ReadOnlyFilesystem
+
+# The image cannot change, so neither can an answer. For a root filesystem this is correctness: while
+# systemd has every process stopped, nothing may need us.
+FOREVER_SECONDS: Final = 10 * 365 * 86400
+_ROOT: Final = 1
+_NID_OFFSET: Final = 2  # node id 1 is the root, 0 is none
+_NAME_MAX_BYTES = 255
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_S = TypeVar("_S", bound="Operations")
+
+
+class Context(Protocol):
+    """Who asks: pyfuse3.RequestContext."""
+
+    @property
+    def uid(self) -> int: ...  # noqa: D102
+    @property
+    def gid(self) -> int: ...  # noqa: D102
+    @property
+    def pid(self) -> int: ...  # noqa: D102
+
+
+def _handler(
+    function: Callable[Concatenate[_S, _P], _R],
+) -> Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]:
+    """Make a synchronous method a pyfuse3 handler that only ever raises FUSEError.
+
+    Anything else that left a handler would end `pyfuse3.main` and with it the filesystem.
+    """
+
+    @functools.wraps(function)
+    async def handler(self: _S, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:  # the catch-all is the point
+            raise FUSEError(self.explain(function.__name__, args, error)) from error
+
+    return cast("Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]", handler)
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one worker.
+
+    Args:
+        filesystem: What is served.
+        report: Tells the supervisor; returns when it has recorded the report, or after a moment.
+        count: Called for each request that reads, to update shared counters.
+    """
+
+    supports_dot_lookup = True
+
+    def __init__(
+        self,
+        filesystem: ReadOnlyFilesystem,
+        report: Callable[[Report], None],
+        count: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self._filesystem = filesystem
+        self._report = report
+        self._count = count
+        self._root_nid = filesystem.root_nid
+
+    # Node ids
+
+    def _nid(self, inode: int) -> int:
+        return self._root_nid if inode == _ROOT else inode - _NID_OFFSET
+
+    def _inode(self, nid: int) -> pyfuse3.InodeT:
+        return _ROOT if nid == self._root_nid else nid + _NID_OFFSET
+
+    # Failures
+
+    def explain(self, handler: str, args: tuple[Any, ...], error: Exception) -> int:
+        """Report a failure other than a refusal and choose its errno.
+
+        Args:
+            handler: Name of the handler.
+            args: Its arguments; the first is a node id or a file handle, which is one.
+            error: What it raised.
+        """
+        number = errno_of(error)
+        nid = self._nid(args[0]) if args and isinstance(args[0], int) else None
+        if isinstance(error, CorruptionError | ReadError) and error.fault is not None:
+            self._report(FaultReport.of(nid or 0, error.fault))
+        elif not isinstance(error, OSError):
+            detail = f"{handler}: {type(error).__name__}: {error}"
+            self._report(InternalReport(nid=nid if nid is None or nid >= 0 else None, detail=detail[:1000]))
+        return number
+
+    # Reading
+
+    def _attributes(self, nid: int) -> pyfuse3.EntryAttributes:
+        status = self._filesystem.stat(nid)
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = self._inode(nid)
+        entry.generation = 0
+        entry.entry_timeout = entry.attr_timeout = FOREVER_SECONDS
+        entry.st_mode = status.mode
+        entry.st_nlink = status.nlink
+        entry.st_uid = status.uid
+        entry.st_gid = status.gid
+        entry.st_rdev = status.rdev
+        entry.st_size = status.size
+        entry.st_blksize = 4096
+        entry.st_blocks = status.blocks
+        entry.st_atime_ns = entry.st_ctime_ns = entry.st_mtime_ns = status.mtime_ns
+        return entry
+
+    @_handler
+    def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> pyfuse3.EntryAttributes:  # noqa: ARG002
+        """Find a name; that there is none is an answer the kernel may keep, too."""
+        self._count()
+        nid = self._filesystem.lookup(self._nid(parent_inode), name)
+        if nid is not None:
+            return self._attributes(nid)
+        nothing = pyfuse3.EntryAttributes()
+        nothing.st_ino = 0
+        nothing.entry_timeout = FOREVER_SECONDS
+        return nothing
+
+    @_handler
+    def getattr(self, inode: int, ctx: Context) -> pyfuse3.EntryAttributes:  # noqa: ARG002
+        """Attributes of an inode."""
+        self._count()
+        return self._attributes(self._nid(inode))
+
+    @_handler
+    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Nothing is remembered that could be forgotten."""
+
+    @_handler
+    def readlink(self, inode: int, ctx: Context) -> bytes:  # noqa: ARG002
+        """Target of a symbolic link."""
+        self._count()
+        return self._filesystem.readlink(self._nid(inode))
+
+    @_handler
+    def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
+        """Open for reading; refuse whatever could lead to a write."""
+        self._count()
+        if wants_write(flags):
+            self._refuse("open", ctx, inode, flags=flag_names(flags))
+        return pyfuse3.FileInfo(fh=inode, keep_cache=True)
+
+    @_handler
+    def read(self, fh: int, off: int, size: int) -> bytes:
+        """Verified content."""
+        self._count()
+        return self._filesystem.read(self._nid(fh), off, size)
+
+    @_handler
+    def release(self, fh: int) -> None:
+        """File handles hold nothing."""
+
+    @_handler
+    def flush(self, fh: int) -> None:  # noqa: ARG002
+        """Tell the kernel once that FLUSH is not needed: there is nothing to write back."""
+        raise FUSEError(errno.ENOSYS)
+
+    @_handler
+    def fsync(self, fh: int, datasync: bool) -> None:  # noqa: FBT001
+        """Everything is on disk already."""
+
+    @_handler
+    def opendir(self, inode: int, ctx: Context) -> pyfuse3.FileHandleT:  # noqa: ARG002
+        """Open a directory; the handle is its node id."""
+        return inode
+
+    @_handler
+    def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Entries with attributes, as many as fit; `start_id` is an entry's `next_offset`."""
+        self._count()
+        for entry in self._filesystem.readdir(self._nid(fh), start_id):
+            attributes = self._attributes(entry.nid)
+            if not pyfuse3.readdir_reply(token, entry.name, attributes, entry.next_offset):
+                return
+
+    @_handler
+    def releasedir(self, fh: int) -> None:
+        """Directory handles hold nothing."""
+
+    @_handler
+    def fsyncdir(self, fh: int, datasync: bool) -> None:  # noqa: FBT001
+        """Everything is on disk already."""
+
+    @_handler
+    def statfs(self, ctx: Context) -> pyfuse3.StatvfsData:  # noqa: ARG002
+        """Totals; nothing is free."""
+        totals = self._filesystem.statfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = totals.block_size
+        data.f_blocks = totals.blocks
+        data.f_files = totals.files
+        data.f_bfree = data.f_bavail = data.f_ffree = data.f_favail = 0
+        data.f_namemax = _NAME_MAX_BYTES
+        return data
+
+    @_handler
+    def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:  # noqa: ARG002
+        """Value of an extended attribute."""
+        value = self._filesystem.getxattr(self._nid(inode), name)
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return value
+
+    @_handler
+    def listxattr(self, inode: int, ctx: Context) -> list[bytes]:  # noqa: ARG002
+        """Names of the extended attributes."""
+        return self._filesystem.listxattr(self._nid(inode))
+
+    @_handler
+    def access(self, inode: int, mode: int, ctx: Context) -> bool:  # noqa: ARG002
+        """Never asked: the kernel checks permissions itself (default_permissions)."""
+        return True
+
+    @_handler
+    def poll(self, inode: int, fh: int, poll_handle: object, ctx: Context) -> int:  # noqa: ARG002
+        """Tell the kernel once to poll for itself: regular files are always ready."""
+        raise FUSEError(errno.ENOSYS)
+
+    # Changing: each of these is refused. The kernel has found the name, or that there is none, before
+    # it asks; where it may be wrong about that, EEXIST and ENOENT come before EROFS.
+
+    def _refuse(
+        self,
+        op: str,
+        ctx: Context,
+        inode: int,
+        name: bytes | None = None,
+        *,
+        new: tuple[int, bytes] | None = None,
+        flags: tuple[str, ...] = (),
+        changes: tuple[str, ...] = (),
+        xattr: bytes | None = None,
+    ) -> None:
+        self._report(
+            Attempt(
+                op=op,
+                nid=self._nid(inode),
+                tid=ctx.pid,
+                uid=ctx.uid,
+                gid=ctx.gid,
+                errno=name_of(errno.EROFS),
+                name=escape_path(name) if name is not None else None,
+                nid2=self._nid(new[0]) if new else None,
+                name2=escape_path(new[1]) if new else None,
+                flags=flags,
+                changes=changes,
+                xattr=escape_path(xattr) if xattr is not None else None,
+            )
+        )
+        raise FUSEError(errno.EROFS)
+
+    def _refuse_new(self, op: str, ctx: Context, parent: int, name: bytes, *, flags: tuple[str, ...] = ()) -> None:
+        if self._filesystem.lookup(self._nid(parent), name) is not None:
+            raise FUSEError(errno.EEXIST)
+        self._refuse(op, ctx, parent, name, flags=flags)
+
+    def _refuse_old(self, op: str, ctx: Context, parent: int, name: bytes) -> None:
+        if self._filesystem.lookup(self._nid(parent), name) is None:
+            raise FUSEError(errno.ENOENT)
+        self._refuse(op, ctx, parent, name)
+
+    @_handler
+    def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context) -> Any:  # noqa: ARG002
+        """Refuse open(2) with O_CREAT of a name that does not exist."""
+        self._refuse_new("create", ctx, parent_inode, name, flags=flag_names(flags))
+
+    @_handler
+    def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Context) -> Any:  # noqa: ARG002
+        """Refuse mkdir(2)."""
+        self._refuse_new("mkdir", ctx, parent_inode, name)
+
+    @_handler
+    def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context) -> Any:  # noqa: ARG002
+        """Refuse mknod(2), mkfifo(3) and bind(2) of a socket."""
+        self._refuse_new("mknod", ctx, parent_inode, name)
+
+    @_handler
+    def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Context) -> Any:  # noqa: ARG002
+        """Refuse symlink(2)."""
+        self._refuse_new("symlink", ctx, parent_inode, name)
+
+    @_handler
+    def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context) -> Any:
+        """Refuse link(2)."""
+        if self._filesystem.lookup(self._nid(new_parent_inode), new_name) is not None:
+            raise FUSEError(errno.EEXIST)
+        self._refuse("link", ctx, inode, new=(new_parent_inode, new_name))
+
+    @_handler
+    def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        """Refuse unlink(2)."""
+        self._refuse_old("unlink", ctx, parent_inode, name)
+
+    @_handler
+    def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        """Refuse rmdir(2)."""
+        self._refuse_old("rmdir", ctx, parent_inode, name)
+
+    @_handler
+    def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: Context,
+    ) -> None:
+        """Refuse rename(2) and renameat2(2)."""
+        if self._filesystem.lookup(self._nid(parent_inode_old), name_old) is None:
+            raise FUSEError(errno.ENOENT)
+        names = tuple(n for n in ("RENAME_NOREPLACE", "RENAME_EXCHANGE") if flags & getattr(pyfuse3, n))
+        self._refuse("rename", ctx, parent_inode_old, name_old, new=(parent_inode_new, name_new), flags=names)
+
+    @_handler
+    def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,  # noqa: ARG002
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,  # noqa: ARG002
+        ctx: Context,
+    ) -> Any:
+        """Refuse chmod(2), chown(2), truncate(2) and utimensat(2)."""
+        changes = tuple(c for c in ("mode", "uid", "gid", "size", "atime", "mtime") if getattr(fields, f"update_{c}"))
+        self._refuse("setattr", ctx, inode, changes=changes)
+
+    @_handler
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Context) -> None:  # noqa: ARG002
+        """Refuse setxattr(2)."""
+        self._refuse("setxattr", ctx, inode, xattr=name)
+
+    @_handler
+    def removexattr(self, inode: int, name: bytes, ctx: Context) -> None:
+        """Refuse removexattr(2)."""
+        self._refuse("removexattr", ctx, inode, xattr=name)
+
+    @_handler
+    def write(self, fh: int, off: int, buf: bytes) -> int:  # noqa: ARG002
+        """Refuse a write that no open allowed; it cannot come, and names no caller if it does."""
+        detail = "a WRITE request came without a writable open"
+        self._report(InternalReport(nid=self._nid(fh), detail=detail))
+        raise FUSEError(errno.EROFS)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building a signed image: the way back from a source tree to a Discoverable Disk Image.
+
+The output gets its name only when it is complete, read back and signed. Does not know where trees come
+from, and does not read the clock: the same tree gives the same data and tree partitions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import uuid
+from dataclasses import dataclass
+
+from cryptography.x509 import Certificate
+
+from rofs.blockdev import FileDevice, WindowDevice
+from rofs.ddi import signature_format
+from rofs.ddi.gpt import PartitionSpec, first_partition_offset_bytes, plan_gpt
+from rofs.ddi.roles import Architecture, PartitionRole, type_guid_of
+from rofs.ddi.signature_format import SignatureDocument
+from rofs.durable import NewFile
+from rofs.erofs.reader import ErofsReader
+from rofs.erofs.writer import BLOCK_BYTES, WrittenFilesystem, write_filesystem
+from rofs.errors import HostError
+from rofs.image.compare import compare_with_source
+from rofs.image.identity import Identity, identity_of_tree, root_xattrs
+from rofs.image.open import open_image
+from rofs.image.progress import Progress, Silent
+from rofs.tree import Source, walk
+from rofs.trust import pkcs7
+from rofs.trust.keys import PrivateKey, fingerprint
+from rofs.trust.verify import TrustPolicy
+from rofs.verity.builder import BuiltTree, build_tree
+from rofs.verity.device import VerityDevice
+
+_ARCHITECTURES: dict[str, Architecture] = {"x86_64": "x86-64", "aarch64": "arm64"}
+_LABEL_CHARS = 36  # GPT entry: 72 bytes of UTF-16
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signs: a private key and the certificate that holds its public half."""
+
+    key: PrivateKey
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """What was built.
+
+    Attributes:
+        root_hash: 32 bytes.
+        identity: What the image says about itself.
+        size_bytes: Of the file.
+        inodes: How many it holds.
+    """
+
+    root_hash: bytes
+    identity: Identity
+    size_bytes: int
+    inodes: int
+
+
+def build_image(
+    source: Source,
+    output: str | bytes,
+    signer: Signer,
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    rollback_index: int = 0,
+    created: int | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> BuiltImage:
+    """Build an image of a tree and sign it.
+
+    1. Write the filesystem into the data partition, each content read once.
+    2. Build the hash tree over it.
+    3. Read everything back through the finished tree with rofs's own reader; compare with the source.
+    4. Sign the root hash; only now is there anything to sign.
+    5. Write signature and partition table, open the result as a user would, and give it its name.
+
+    Args:
+        source: The tree and its contents.
+        output: The new file, mode 0644.
+        signer: Key and certificate, which belong together.
+        name: Name of the system in the image, for `Identity`.
+        version: Its version.
+        rollback_index: Its place in the order that rollback protection enforces.
+        created: SOURCE_DATE_EPOCH, or None for the newest mtime.
+        replace: Whether an existing file may be replaced.
+        progress: Told about the long stages.
+
+    Raises:
+        InputError: The source cannot be read or kept; the output exists or its directory does not.
+        HostError: No space, no permission, or a machine whose partition types are not known.
+        ImageError: What was written does not read back as the source.
+    """
+    progress = progress or Silent()
+    identity = identity_of_tree(source.root, name=name, version=version, rollback_index=rollback_index, created=created)
+    architecture = _architecture()
+    with NewFile(output, replace=replace) as new:
+        build = _Build(source, new, identity, progress)
+        written = build.write_filesystem()  # 1.
+        tree = build.write_tree()  # 2.
+        build.read_back(tree)  # 3.
+        document = _sign(tree.root_hash, signer)  # 4.
+        size = build.finish(tree, document, architecture)  # 5.
+        open_image(new.fd, TrustPolicy(certificates=(), pinned_root_hash=tree.root_hash))
+        new.commit()
+    return BuiltImage(tree.root_hash, identity, size, written.inodes)
+
+
+class _Build:
+    """The file under construction: data partition first, then the tree, then all around them."""
+
+    def __init__(self, source: Source, new: NewFile, identity: Identity, progress: Progress) -> None:
+        self._source = source
+        self._new = new
+        self._identity = identity
+        self._root_xattrs = root_xattrs(source.root, identity)
+        self._progress = progress
+        self._content_bytes = sum(inode.size for inode in walk(source.root) if inode.is_regular)
+        self._data_offset = first_partition_offset_bytes()
+        self._data_bytes = 0
+
+    def write_filesystem(self) -> WrittenFilesystem:
+        """Step 1; afterwards the file ends with the filesystem."""
+        written = write_filesystem(
+            self._source,
+            lambda offset, data: self._new.write_at(self._data_offset + offset, data),
+            build_time=self._identity.created,
+            root_xattrs=self._root_xattrs,
+            progress=self._progress.stage("writing", self._content_bytes),
+        )
+        self._data_bytes = written.blocks * BLOCK_BYTES
+        self._new.truncate(self._data_offset + self._data_bytes)
+        return written
+
+    @property
+    def _hash_offset(self) -> int:
+        return self._data_offset + self._data_bytes
+
+    def write_tree(self) -> BuiltTree:
+        """Step 2."""
+        tree = build_tree(
+            self._data(),
+            lambda offset, data: self._new.write_at(self._hash_offset + offset, data),
+            progress=self._progress.stage("hashing", self._data_bytes),
+        )
+        self._new.write_at(self._hash_offset, tree.superblock(_derived_uuid(b"verity", tree.root_hash).bytes).pack())
+        self._new.truncate(self._hash_offset + tree.hash_device_bytes)
+        return tree
+
+    def read_back(self, tree: BuiltTree) -> None:
+        """Step 3."""
+        hashes = WindowDevice(FileDevice(self._new.fd), self._hash_offset, tree.hash_device_bytes)
+        superblock = tree.superblock(_derived_uuid(b"verity", tree.root_hash).bytes)
+        device = VerityDevice(self._data(), hashes, superblock, tree.root_hash)
+        compare_with_source(
+            self._source,
+            ErofsReader(device),
+            root_xattrs=self._root_xattrs,
+            progress=self._progress.stage("reading back", self._content_bytes),
+        )
+
+    def finish(self, tree: BuiltTree, document: SignatureDocument, architecture: Architecture) -> int:
+        """Step 5: signature partition and both partition tables. Returns the size of the file."""
+        signature = signature_format.pack(document)
+        label = self._label()
+        root_hash = tree.root_hash
+        parts = (
+            (PartitionRole.ROOT, uuid.UUID(bytes=root_hash[:16]), label, self._data_bytes),
+            (PartitionRole.ROOT_VERITY, uuid.UUID(bytes=root_hash[-16:]), f"{label}_verity", tree.hash_device_bytes),
+            (PartitionRole.ROOT_VERITY_SIG, _derived_uuid(b"signature", root_hash), f"{label}_sig", len(signature)),
+        )
+        specs = [
+            PartitionSpec(
+                type_guid=type_guid_of(role, architecture),
+                uuid=part_uuid,
+                label=text[:_LABEL_CHARS],
+                length_bytes=length,
+            )
+            for role, part_uuid, text, length in parts
+        ]
+        plan = plan_gpt(specs, _derived_uuid(b"disk", root_hash))
+        assert plan.offsets_bytes[:2] == (self._data_offset, self._hash_offset)
+        self._new.write_at(plan.offsets_bytes[2], signature)
+        self._new.write_at(0, plan.primary)
+        self._new.write_at(plan.backup_offset_bytes, plan.backup)
+        self._new.truncate(plan.size_bytes)
+        return plan.size_bytes
+
+    def _data(self) -> WindowDevice:
+        return WindowDevice(FileDevice(self._new.fd), self._data_offset, self._data_bytes)
+
+    def _label(self) -> str:
+        """`name_VERSION` as systemd-sysupdate has it, for people; cut to leave room for a suffix."""
+        parts = [part for part in (self._identity.name or "root", self._identity.version) if part]
+        return "_".join(parts)[: _LABEL_CHARS - len("_verity")]
+
+
+def _sign(root_hash: bytes, signer: Signer) -> SignatureDocument:
+    der = pkcs7.sign(root_hash, signer.key, signer.certificate)
+    return SignatureDocument(root_hash, der, bytes.fromhex(fingerprint(signer.certificate)))
+
+
+def _derived_uuid(purpose: bytes, root_hash: bytes) -> uuid.UUID:
+    """A UUID that depends on the content alone, marked as RFC 9562 says for opaque ones."""
+    digest = hashlib.sha256(b"rofs " + purpose + root_hash).digest()
+    return uuid.UUID(bytes=digest[:16], version=4)
+
+
+def _architecture() -> Architecture:
+    machine = platform.machine()
+    if machine not in _ARCHITECTURES:
+        raise HostError(
+            f"no partition types are known for this machine: {machine}; expected {', '.join(_ARCHITECTURES)}"
+        )
+    return _ARCHITECTURES[machine]

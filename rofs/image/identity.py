@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an image says about itself under its root hash: the xattr `user.rofs.image` of the root inode.
+
+Canonical JSON (RFC 8785). Partition labels may say the same to people, but nothing here reads them:
+the root hash does not cover them. Pure: values in, values out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import rfc8785
+
+from rofs.errors import FormatError, InputError
+from rofs.tree import Inode, walk
+
+XATTR = b"user.rofs.image"
+_ACL_XATTRS = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
+_MAX_TEXT_CHARS = 255
+_MAX_SAFE_INTEGER = (1 << 53) - 1  # RFC 8785 numbers are IEEE 754 doubles
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str, type(None)),
+    "version": (str, type(None)),
+    "rollback_index": (int,),
+    "created": (int,),
+    "acl": (bool,),
+    "xattrs": (bool,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who an image is.
+
+    Attributes:
+        name: What system it holds; None when nobody said.
+        version: Compared by UAPI.10; None when nobody said.
+        rollback_index: Never goes down on a node that enforces it.
+        created: Seconds since the epoch: SOURCE_DATE_EPOCH or the newest mtime, never the clock.
+        acl: Whether any inode has a POSIX ACL.
+        xattrs: Whether any inode has an xattr other than this one.
+    """
+
+    name: str | None
+    version: str | None
+    rollback_index: int
+    created: int
+    acl: bool
+    xattrs: bool
+
+    def pack(self) -> bytes:
+        """Canonical JSON, the value of the xattr."""
+        return rfc8785.dumps(asdict(self))
+
+
+# An image that says nothing: unnamed, and anything may be in it.
+UNKNOWN = Identity(name=None, version=None, rollback_index=0, created=0, acl=True, xattrs=True)
+
+
+def parse_identity(value: bytes | None) -> Identity:
+    """Read the xattr of an image; `UNKNOWN` when it has none.
+
+    Raises:
+        FormatError: The value is not what `pack` writes.
+    """
+    if value is None:
+        return UNKNOWN
+    try:
+        fields = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"xattr {XATTR.decode()} of the root is not JSON: {value[:80]!r}") from error
+    if not isinstance(fields, dict):
+        raise FormatError(f"xattr {XATTR.decode()} of the root is not a JSON object: {value[:80]!r}")
+    for key, types in _TYPES.items():
+        if type(fields.get(key)) not in types:
+            raise FormatError(f"xattr {XATTR.decode()} of the root: {key} is {fields.get(key)!r}")
+    return Identity(**{key: fields[key] for key in _TYPES})
+
+
+def identity_of_tree(
+    root: Inode, *, name: str | None, version: str | None, rollback_index: int, created: int | None
+) -> Identity:
+    """The identity of an image that is to be made of a tree.
+
+    Args:
+        root: The tree.
+        name: Given by the caller.
+        version: Given by the caller.
+        rollback_index: Given by the caller, 0 or more.
+        created: SOURCE_DATE_EPOCH; None takes the newest mtime of the tree.
+
+    Raises:
+        InputError: A name or version that is empty, too long or not printable, or a negative or huge index.
+    """
+    for what, text in (("name", name), ("release", version)):
+        if text is not None and not (0 < len(text) <= _MAX_TEXT_CHARS and text.isprintable()):
+            raise InputError(f"image {what} {text!r}: expected 1 to {_MAX_TEXT_CHARS} printable characters")
+    if not 0 <= rollback_index <= _MAX_SAFE_INTEGER:
+        raise InputError(f"rollback index {rollback_index}: expected 0 to {_MAX_SAFE_INTEGER}")
+    newest = acl = xattrs = None
+    for inode in walk(root):
+        newest = max(newest, inode.mtime_ns) if newest is not None else inode.mtime_ns
+        names = {key for key, _ in inode.xattrs} - {XATTR}
+        xattrs = xattrs or bool(names)
+        acl = acl or bool(names & _ACL_XATTRS)
+    seconds = created if created is not None else (newest or 0) // 10**9
+    return Identity(name, version, rollback_index, seconds, bool(acl), bool(xattrs))
+
+
+def root_xattrs(root: Inode, identity: Identity) -> tuple[tuple[bytes, bytes], ...]:
+    """The root directory's xattrs with the identity among them, sorted by name."""
+    others = [(key, value) for key, value in root.xattrs if key != XATTR]
+    return tuple(sorted([*others, (XATTR, identity.pack())]))

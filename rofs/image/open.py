@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening an image: file → partition → verity → EROFS, each layer only after trust in the one below.
+
+`open_image` takes a descriptor, never a path, and everything it returns reads through that descriptor:
+what was checked is what is used. `ImageFacts` carries the outcome to another process as plain JSON, so
+that untrusted bytes can be parsed by a process without privileges. Does not mount or write anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rofs.blockdev import BlockDevice, FileDevice, WindowDevice
+from rofs.ddi import signature_format
+from rofs.ddi.gpt import Partition, read_gpt
+from rofs.ddi.parts import ImageParts, select_image_parts
+from rofs.erofs.reader import ErofsReader
+from rofs.errors import FormatError, InputError, TrustError, from_os_error, printable
+from rofs.image.identity import XATTR, Identity, parse_identity
+from rofs.trust.verify import TrustPolicy, VerifiedRootHash, establish_trust
+from rofs.verity.device import VerityDevice
+from rofs.verity.format import SUPERBLOCK_BYTES, VeritySuperblock
+
+_MAX_FACTS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """All that is known of an image once it is trusted: enough to open it again without parsing it.
+
+    Attributes:
+        root_hash: Hex.
+        accepted_by: What made it trusted: `signature`, `root-hash`, both, or `unsigned`.
+        signer: Subject of the signing certificate, None without one.
+        signer_fingerprint: SHA-256 of that certificate, hex.
+        identity: Name, version and the like, from under the root hash.
+        data_offset_bytes: Of the data partition in the file.
+        hash_offset_bytes: Of the verity partition in the file.
+        superblock: The verity superblock as it was checked, 512 bytes in hex.
+        warnings: What was noticed and is not an error.
+    """
+
+    root_hash: str
+    accepted_by: str
+    signer: str | None
+    signer_fingerprint: str | None
+    identity: Identity
+    data_offset_bytes: int
+    data_length_bytes: int
+    hash_offset_bytes: int
+    hash_length_bytes: int
+    superblock: str
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> bytes:
+        """For `from_json` in another process."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ImageFacts:
+        """Read what an unprivileged process has found out.
+
+        Raises:
+            FormatError: It is not what `to_json` writes; the sender is not to be believed blindly.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(data[:_MAX_FACTS_BYTES])
+            identity = fields.pop("identity")
+            facts = cls(identity=Identity(**identity), **fields | {"warnings": tuple(fields["warnings"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FormatError(f"the verifier's answer cannot be read: {error}") from error
+        _check_types(facts)
+        return facts
+
+
+def _check_types(facts: ImageFacts) -> None:
+    numbers = (facts.data_offset_bytes, facts.data_length_bytes, facts.hash_offset_bytes, facts.hash_length_bytes)
+    texts = (facts.root_hash, facts.accepted_by, facts.superblock, *facts.warnings)
+    optional = (facts.signer, facts.signer_fingerprint, facts.identity.name, facts.identity.version)
+    if (
+        not all(type(n) is int and n >= 0 for n in numbers)
+        or not all(isinstance(t, str) for t in texts)
+        or not all(t is None or isinstance(t, str) for t in optional)
+    ):
+        raise FormatError("the verifier's answer has fields of the wrong type")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedImage:
+    """An image whose root hash is trusted; what its filesystem returns was verified on the way.
+
+    Made by `open_image` and `reopen_image` only.
+
+    Attributes:
+        root: The trusted root hash and why it is trusted.
+        filesystem: The reader on top of everything.
+        device: The verified device under it.
+        facts: The same as plain values.
+    """
+
+    root: VerifiedRootHash
+    filesystem: ErofsReader
+    device: VerityDevice
+    facts: ImageFacts
+
+    @property
+    def identity(self) -> Identity:
+        """Name, version and the like, from under the root hash."""
+        return self.facts.identity
+
+
+@dataclass(frozen=True, slots=True)
+class UntrustedImage:
+    """An image as its partition table describes it, before anyone has trusted it.
+
+    Attributes:
+        device: The whole file.
+        parts: Data, verity and signature partition, matched by root hash.
+        warnings: About the partition table.
+    """
+
+    device: BlockDevice
+    parts: ImageParts
+    warnings: tuple[str, ...]
+
+    @property
+    def signature_der(self) -> bytes | None:
+        """The signature over the root hash, None when the image has none."""
+        return self.parts.signature[1].signature_der if self.parts.signature else None
+
+
+def open_file(path: str | bytes) -> int:
+    """Open an image file for reading, once.
+
+    Returns:
+        A descriptor, close-on-exec; the caller closes it.
+
+    Raises:
+        InputError: It does not exist, or is neither a regular file nor a block device.
+        HostError: No permission.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise from_os_error(error, "cannot open image", path) from error
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        os.close(fd)
+        kind = "a directory" if stat.S_ISDIR(mode) else "neither a regular file nor a block device"
+        raise InputError(f"image {printable(path)} is {kind}; expected an image file")
+    return fd
+
+
+def read_table(fd: int, *, root_hash: bytes | None = None) -> UntrustedImage:
+    """Read the partition table and choose the partitions; trusts and verifies nothing.
+
+    Args:
+        fd: The image.
+        root_hash: Which set to choose when there are several.
+
+    Raises:
+        FormatError: No partition table, or no complete set of partitions.
+        TrustError: No set with that root hash.
+        ReadError: The medium failed.
+    """
+    device = FileDevice(fd)
+    table = read_gpt(device)
+
+    warnings = list(table.warnings)
+
+    def signature_of(partition: Partition) -> signature_format.SignatureDocument | None:
+        length = min(partition.length_bytes, signature_format.MAX_DOCUMENT_BYTES)
+        try:
+            return signature_format.parse(device.read_at(partition.offset_bytes, length))
+        except FormatError as error:  # as good as none: whether that matters is up to the policy
+            warnings.append(str(error))
+            return None
+
+    parts = select_image_parts(table, root_hash=root_hash, signature_of=signature_of)
+    warnings += [f"a signature is for another root hash: {value.hex()}" for value in parts.unmatched_root_hashes]
+    return UntrustedImage(device, parts, tuple(warnings))
+
+
+def open_image(fd: int, policy: TrustPolicy) -> VerifiedImage:
+    """Open an image, or refuse it.
+
+    1. Read the partition table; choose data, verity and signature partition by root hash.
+    2. Establish trust in the root hash: signature and pin, as the policy says.
+    3. Read and bound the verity superblock, which nothing vouches for yet.
+    4. Open the filesystem through the verified device: its superblock and root inode must match the
+       root hash, and with them every byte that is read later.
+    5. Read the identity from the root inode.
+
+    Args:
+        fd: The image; it stays the caller's to close, after the last use of the result.
+        policy: Which certificates and root hash are trusted.
+
+    Raises:
+        TrustError: The policy refuses the image.
+        FormatError: It is malformed or not supported.
+        CorruptionError: The first blocks do not match the root hash.
+        ReadError: The medium failed.
+    """
+    untrusted = read_table(fd, root_hash=policy.pinned_root_hash)  # 1.
+    parts = untrusted.parts
+    root = _trust(untrusted, policy)  # 2.
+    superblock = VeritySuperblock.parse(  # 3.
+        untrusted.device.read_at(parts.verity.offset_bytes, min(SUPERBLOCK_BYTES, parts.verity.length_bytes)),
+        data_device_bytes=parts.data.length_bytes,
+        hash_device_bytes=parts.verity.length_bytes,
+    )
+    data = WindowDevice(untrusted.device, parts.data.offset_bytes, parts.data.length_bytes)
+    hashes = WindowDevice(untrusted.device, parts.verity.offset_bytes, parts.verity.length_bytes)
+    device = VerityDevice(data, hashes, superblock, root.digest)
+    filesystem = ErofsReader(device)  # 4.
+    identity = parse_identity(filesystem.getxattr(filesystem.root_nid, XATTR))  # 5.
+    facts = ImageFacts(
+        root_hash=root.digest.hex(),
+        accepted_by=root.accepted_by,
+        signer=root.signer.subject if root.signer else None,
+        signer_fingerprint=root.signer.fingerprint if root.signer else None,
+        identity=identity,
+        data_offset_bytes=parts.data.offset_bytes,
+        data_length_bytes=parts.data.length_bytes,
+        hash_offset_bytes=parts.verity.offset_bytes,
+        hash_length_bytes=parts.verity.length_bytes,
+        superblock=superblock.pack().hex(),
+        warnings=untrusted.warnings,
+    )
+    return VerifiedImage(root, filesystem, device, facts)
+
+
+def _trust(untrusted: UntrustedImage, policy: TrustPolicy) -> VerifiedRootHash:
+    try:
+        return establish_trust(untrusted.parts.root_hash, untrusted.signature_der, policy=policy)
+    except TrustError as error:
+        raise TrustError("; ".join((str(error), *untrusted.warnings))) from error
+
+
+def reopen_image(fd: int, facts: ImageFacts) -> VerifiedImage:
+    """Open an image again from what was found out before; only the filesystem is parsed.
+
+    The root hash of `facts` is pinned: whatever happened to the file since, no other bytes come out.
+
+    Raises:
+        FormatError: The facts do not fit the file (truncated since), or the filesystem is malformed.
+        CorruptionError: The first blocks no longer match.
+        ReadError: The medium failed.
+    """
+    device = FileDevice(fd)
+    digest = bytes.fromhex(facts.root_hash)
+    root = establish_trust(digest, None, policy=TrustPolicy(certificates=(), pinned_root_hash=digest))
+    data = WindowDevice(device, facts.data_offset_bytes, facts.data_length_bytes)
+    hashes = WindowDevice(device, facts.hash_offset_bytes, facts.hash_length_bytes)
+    superblock = VeritySuperblock.parse(
+        bytes.fromhex(facts.superblock), data_device_bytes=data.size_bytes, hash_device_bytes=hashes.size_bytes
+    )
+    verified = VerityDevice(data, hashes, superblock, root.digest)
+    return VerifiedImage(root, ErofsReader(verified), verified, facts)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A block device that hands out no byte it has not checked against a root hash.
+
+Every data block touched is hashed on every read, in the memory that is then returned, so a change of
+the image under a running mount is caught as well. It does not decide whether the root hash is to be
+trusted, does not know what the blocks mean, caches no data, and is not safe to use from several
+threads at once: each worker process has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rofs.blockdev import BlockDevice
+from rofs.errors import BlockFault, CorruptionError, FormatError, ReadError
+from rofs.verity.digest import BlockHasher
+from rofs.verity.format import VeritySuperblock
+from rofs.verity.tree import HashTree, Hole, Run
+
+# With 4 KiB blocks and sha256 these are 2048 leaf hash blocks, which cover 1 GiB of data.
+DEFAULT_CACHE_BYTES = 8 << 20
+
+# The most that `check_all` reads at once; one leaf hash block may cover 128 MiB.
+_CHECK_BYTES = 1 << 20
+
+_DATA = -1  # the level of data blocks in a BlockFault
+
+
+class VerityDevice:
+    """The data blocks of a verity-protected device, verified; a `BlockDevice`.
+
+    Args:
+        data: The data device; may be longer than what the superblock covers.
+        hashes: The hash device, which begins with the superblock.
+        superblock: Its parsed superblock.
+        root_hash: The digest to verify against; the caller has a reason to trust it.
+        cache_bytes: How much of verified hash blocks to keep, least recently used dropped first.
+
+    Attributes:
+        verified_blocks: How many data blocks were found to match so far, repeated reads included.
+        unjudged_blocks: Data blocks that the last `check_all` could not judge, since a hash block
+            above them is bad.
+
+    Raises:
+        FormatError: The superblock does not fit the devices or the length of the root hash.
+    """
+
+    def __init__(
+        self,
+        data: BlockDevice,
+        hashes: BlockDevice,
+        superblock: VeritySuperblock,
+        root_hash: bytes,
+        *,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        superblock.check_fits(data.size_bytes, hashes.size_bytes)
+        self._data = data
+        self._tree = HashTree(hashes, superblock, root_hash, cache_bytes)
+        self._block_size = superblock.data_block_size
+        self._digest_bytes = len(root_hash)
+        self._size_bytes = superblock.data_blocks * superblock.data_block_size
+        self._hasher = BlockHasher(superblock.algorithm, superblock.salt)
+        self.verified_blocks = 0
+        self.unjudged_blocks = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of what the tree covers, in bytes."""
+        return self._size_bytes
+
+    @property
+    def hash_cache_hits(self) -> int:
+        """How many times a verified hash block was at hand."""
+        return self._tree.cache_hits
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """Read and verify exactly that range.
+
+        1. Read the data blocks that cover the range, in one call.
+        2. For each leaf hash block over them: fetch it verified, climbing towards the root hash
+           until a block is in the cache or the root hash itself judges.
+        3. Hash the data blocks and compare their digests with the hash block's slice at once.
+        4. Return the range from the very bytes that were hashed.
+
+        Args:
+            offset_bytes: Start, in bytes; need not be a block boundary.
+            length_bytes: How many bytes.
+
+        Returns:
+            `length_bytes` verified bytes.
+
+        Raises:
+            FormatError: The range is not inside of the device.
+            CorruptionError: A block does not match; `fault` names the first bad one.
+            ReadError: A block could not be read; `fault` names it.
+        """
+        end_bytes = offset_bytes + length_bytes
+        if offset_bytes < 0 or length_bytes < 0 or end_bytes > self._size_bytes:
+            raise FormatError(
+                f"{length_bytes} bytes at offset {offset_bytes} lie outside of a verified device of "
+                f"{self._size_bytes} bytes"
+            )
+        if not length_bytes:
+            return b""
+        size = self._block_size
+        first = offset_bytes // size
+        count = -(-end_bytes // size) - first
+        data = self._read(first, count)  # 1.
+        view = memoryview(data)
+        for run in self._tree.runs(first, count):  # 2.
+            for fault in self._judge(run, view[(run.first - first) * size :]):  # 3.
+                raise CorruptionError(fault)
+        begin = offset_bytes - first * size
+        return data[begin : begin + length_bytes]  # 4.
+
+    def check_all(self, progress: Callable[[int], None] | None = None) -> Iterator[BlockFault]:
+        """Read every hash block of every level and every data block, and go on after faults.
+
+        Each block is judged by a verified one that was read during this walk, none by the cache. A
+        bad hash block is one fault. What stands below it cannot be judged: it is skipped, and its
+        data blocks are counted in `unjudged_blocks`.
+
+        Args:
+            progress: Called with the number of data bytes done (or skipped) since its last call;
+                they add up to `size_bytes`.
+
+        Yields:
+            One fault per bad block, in the order of the data, a hash block before what it covers.
+        """
+        self.unjudged_blocks = 0
+        report = progress or (lambda _bytes: None)
+        for item in self._tree.walk():
+            if isinstance(item, Hole):
+                self.unjudged_blocks += item.block_count
+                yield item.fault
+                report(item.block_count * self._block_size)
+                continue
+            for run in self._pieces(item, max(1, _CHECK_BYTES // self._block_size)):
+                yield from self._check(run)
+                report(self._count(run) * self._block_size)
+
+    def covered_range(self, fault: BlockFault) -> tuple[int, int]:
+        """What depends on a bad block: the block itself, or all data blocks below a hash block.
+
+        Args:
+            fault: As this device reported it.
+
+        Returns:
+            Offset and length in bytes, inside of the device.
+        """
+        step = self._tree.data_blocks_below(fault.level) * self._block_size
+        start = min(fault.block * step, self._size_bytes)
+        return start, min(step, self._size_bytes - start)
+
+    def _check(self, run: Run) -> Iterator[BlockFault]:
+        """Read and judge one run; when reading it fails, block by block."""
+        try:
+            data = self._read_whole(run.first, self._count(run))
+        except ReadError as error:
+            if self._count(run) == 1:
+                yield error.fault or BlockFault("io", _DATA, run.first)
+                return
+            for piece in self._pieces(run, 1):
+                yield from self._check(piece)
+        else:
+            yield from self._judge(run, memoryview(data))
+
+    def _count(self, run: Run) -> int:
+        return len(run.digests) // self._digest_bytes
+
+    def _pieces(self, run: Run, block_count: int) -> Iterator[Run]:
+        step = block_count * self._digest_bytes
+        for i, start in enumerate(range(0, len(run.digests), step)):
+            yield Run(run.first + i * block_count, run.digests[start : start + step])
+
+    def _judge(self, run: Run, view: memoryview) -> Iterator[BlockFault]:
+        """Compare the data blocks at the start of `view` with a run, yield a fault per bad one."""
+        size = self._block_size
+        digests = self._hasher.digests(view[: self._count(run) * size], size)
+        if b"".join(digests) == run.digests:
+            self.verified_blocks += len(digests)
+            return
+        for i, found in enumerate(digests):
+            expected = run.digests[i * self._digest_bytes : (i + 1) * self._digest_bytes]
+            if found == expected:
+                self.verified_blocks += 1
+            else:
+                yield BlockFault("mismatch", _DATA, run.first + i, expected, found)
+
+    def _read(self, first: int, count: int) -> bytes:
+        """Unverified data blocks; when reading them at once fails, one by one."""
+        try:
+            return self._read_whole(first, count)
+        except ReadError:
+            if count == 1:
+                raise
+        # If all of them come now the medium had a passing fault, and the digests judge.
+        return b"".join(self._read_whole(block, 1) for block in range(first, first + count))
+
+    def _read_whole(self, first: int, count: int) -> bytes:
+        try:
+            return self._data.read_at(first * self._block_size, count * self._block_size)
+        except ReadError as error:
+            fault = BlockFault("io", _DATA, first) if count == 1 else None
+            raise ReadError(str(error), fault) from error
