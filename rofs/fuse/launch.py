@@ -118,15 +118,11 @@ def _be_keeper(request: MountRequest, pipe: int) -> None:
 
 
 def _request(image: str | bytes, directory: str | bytes, options: MountOptions) -> MountRequest:
+    mountpoint = _mountpoint(directory)
+    if os.geteuid() != 0:
+        raise HostError("mounting needs root (CAP_SYS_ADMIN); run rofs mount as root")
+    os.close(kernel.open_device())  # what is missing is said before anything was started
     image_fd = open_file(image)
-    try:
-        mountpoint = _mountpoint(directory)
-        if os.geteuid() != 0:
-            raise HostError("mounting needs root (CAP_SYS_ADMIN); run rofs mount as root")
-        os.close(kernel.open_device())  # said before anything was started
-    except BaseException:
-        os.close(image_fd)
-        raise
     return MountRequest(
         image_fd=image_fd,
         image_path=os.path.abspath(os.fsencode(image)),

@@ -7,7 +7,6 @@ with a socket, on a copy of the kernel's request, and then the fuse descriptor t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
@@ -61,16 +60,22 @@ def serve(
 
 
 def _attach(operations: Operations, fuse_fd: int, init_request: bytes) -> None:
+    """Give libfuse a handshake on a socket, then put the fuse descriptor in the socket's place."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     session_fd = theirs.detach()
     pyfuse3.init(operations, f"/dev/fd/{session_fd}", set())
     with ours:
         ours.send(init_request)
-        ours.shutdown(socket.SHUT_WR)  # libfuse answers INIT and then sees the end of the stream
-        with contextlib.suppress(OSError, BaseExceptionGroup):
-            trio.run(pyfuse3.main, 1, 1)
-        _length, error, _unique = _OUT_HEADER.unpack_from(ours.recv(4096).ljust(_OUT_HEADER.size, b"\xff"))
+        trio.run(_serve_until_answered, ours)
+        _length, error, _unique = _OUT_HEADER.unpack_from(ours.recv(4096))
     if error:
         raise OSError(-error, f"libfuse refused the handshake: {os.strerror(-error)}")
     os.dup2(fuse_fd, session_fd, inheritable=False)
     os.close(fuse_fd)
+
+
+async def _serve_until_answered(connection: socket.socket) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pyfuse3.main, 1, 1)
+        await trio.lowlevel.wait_readable(connection)
+        nursery.cancel_scope.cancel()

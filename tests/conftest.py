@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: the --long switch, keys, a real Debian root, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.x509 import Certificate
+
+from rofs.trust import keys
+from rofs.trust.keys import PrivateKey
+from rofs.trust.verify import TrustedCertificate, TrustPolicy
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run what takes too long for every run, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: only with --long"))
+
+
+@dataclass(frozen=True)
+class SigningKeys:
+    """A key pair on disk and in memory, made once per run."""
+
+    key_path: Path
+    certificate_path: Path
+    key: PrivateKey
+    certificate: Certificate
+
+    @property
+    def policy(self) -> TrustPolicy:
+        """Trusts this key alone."""
+        path = str(self.certificate_path)
+        trusted = TrustedCertificate(path, self.certificate, keys.fingerprint(self.certificate))
+        return TrustPolicy(certificates=(trusted,))
+
+
+def make_keys(directory: Path, key_type: keys.KeyType = "p256") -> SigningKeys:
+    key, certificate = keys.generate(
+        directory, key_type=key_type, common_name="rofs tests", now=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    )
+    key_path, certificate_path = Path(os.fsdecode(key)), Path(os.fsdecode(certificate))
+    return SigningKeys(
+        key_path, certificate_path, keys.load_private_key(key_path), keys.load_certificates(certificate_path)[0]
+    )
+
+
+@pytest.fixture(scope="session")
+def signing_keys(tmp_path_factory: pytest.TempPathFactory) -> SigningKeys:
+    return make_keys(tmp_path_factory.mktemp("keys") / "pair")
+
+
+@pytest.fixture(scope="session")
+def other_keys(tmp_path_factory: pytest.TempPathFactory) -> SigningKeys:
+    """A signer that nobody trusts."""
+    return make_keys(tmp_path_factory.mktemp("keys") / "other")
+
+
+@pytest.fixture(scope="session")
+def debian_root() -> Path:
+    """A minimal Debian with Python, made by debootstrap and cached outside of the checkout."""
+    made = subprocess.run([REPOSITORY / "scripts" / "debian-root"], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(made.stdout.strip())
+
+
+@pytest.fixture(autouse=True)
+def _no_unexpected_log_lines(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    for phase in ("setup", "call"):
+        for record in caplog.get_records(phase):
+            assert record.levelno < logging.WARNING, f"unexpected log line: {record.getMessage()}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_left_behind() -> Iterator[None]:
+    before = _traces()
+    yield
+    left = {kind: sorted(now - before[kind]) for kind, now in _traces().items()}
+    assert not any(left.values()), f"the tests left behind: {left}"
+
+
+def _traces() -> dict[str, set[str]]:
+    """Mounts, loop devices, runtime directories and child processes there are now."""
+    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    loops = {str(path.parent.parent) for path in Path("/sys/block").glob("loop*/loop/backing_file")}
+    run = Path("/run/rofs")
+    runtime = {path.name for path in run.iterdir()} if run.is_dir() else set()
+    return {"mounts": mounts, "loop devices": loops, "runtime directories": runtime, "processes": _rofs_processes()}
+
+
+def _rofs_processes() -> set[str]:
+    """Living processes that run rofs; zombies are their parents' business."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command, state = (path / "cmdline").read_bytes(), (path / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if b"/rofs\0" in command and state != "Z":
+            found.add(path.name)
+    return found
