@@ -177,7 +177,8 @@ class AppendFile:
             self.fd = _calls.open(self.path, flags, mode)
         try:
             _lock(self.fd, self.path, lock_seconds)
-            fsync_directory(os.path.dirname(self.path))
+            with _translated("cannot sync the directory of", self.path):
+                fsync_directory(os.path.dirname(self.path))
         except BaseException:
             os.close(self.fd)
             raise

@@ -51,11 +51,14 @@ class SigningKeys:
 
 def make_keys(directory: Path, key_type: keys.KeyType = "p256") -> SigningKeys:
     key, certificate = keys.generate(
-        directory, key_type=key_type, common_name="rofs tests", now=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        str(directory), key_type=key_type, common_name="rofs tests", now=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     )
     key_path, certificate_path = Path(os.fsdecode(key)), Path(os.fsdecode(certificate))
     return SigningKeys(
-        key_path, certificate_path, keys.load_private_key(key_path), keys.load_certificates(certificate_path)[0]
+        key_path,
+        certificate_path,
+        keys.load_private_key(str(key_path)),
+        keys.load_certificates(str(certificate_path))[0],
     )
 
 

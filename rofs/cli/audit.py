@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from rofs.cli.options import UsageError
 from rofs.cli.render import out, out_json
-from rofs.errors import ChainError, from_os_error, printable
+from rofs.errors import ChainError, InputError, from_os_error, printable
 
 HELP = """
 Show the events of an audit log, or verify it: each line carries the hash of the one before, so an
@@ -45,7 +45,10 @@ def _show(arguments: argparse.Namespace) -> None:
 
     with _opened(arguments.log) as file:
         for event in read_events(file):
-            out(json.dumps(event, ensure_ascii=False) if arguments.json else render(event))
+            if arguments.json:
+                out_json(event, indent=None)
+            else:
+                out(render(event))
 
 
 def _verify(arguments: argparse.Namespace) -> None:
@@ -54,8 +57,8 @@ def _verify(arguments: argparse.Namespace) -> None:
     with _opened(arguments.log) as file:
         try:
             report = verify_chain(read_lines(file), arguments.head)
-        except ChainError as error:
-            raise ChainError(f"{printable(arguments.log)}: {error}") from error
+        except InputError as error:
+            raise UsageError(f"--head: {error}") from error
     if arguments.json:
         out_json({"events": report.events, "head": report.head, "intact": True})
     else:
@@ -69,4 +72,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise from_os_error(error, "cannot read audit log", path) from error
     with file:
-        yield file
+        try:
+            yield file
+        except ChainError as error:
+            raise ChainError(f"{printable(path)}: {error}") from error

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import os
 
 from rofs.cli.render import out
+from rofs.errors import printable
 
 HELP = """
 Make DIR with a new private key, rofs.key, and the certificate that goes with it, rofs.crt. The key
@@ -39,5 +39,5 @@ def run(arguments: argparse.Namespace) -> None:
         now=dt.datetime.now(dt.UTC),
     )
     (leaf,) = keys.load_certificates(certificate)
-    out(f"private key: {os.fsdecode(key)}")
-    out(f"certificate: {os.fsdecode(certificate)} (SHA-256 {keys.fingerprint(leaf)})")
+    out(f"private key: {printable(key)}")
+    out(f"certificate: {printable(certificate)} (SHA-256 {keys.fingerprint(leaf)})")

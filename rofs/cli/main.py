@@ -19,6 +19,7 @@ from typing import Protocol
 
 import rofs
 from rofs.cli.options import Parser, UsageError
+from rofs.cli.render import one_line
 from rofs.errors import ChainError, HostError, ImageError, ReadError, RofsError, TrustError
 
 EXIT_DONE = 0
@@ -149,7 +150,7 @@ def _module(verb: str) -> _VerbModule:
 
 
 def _complain(text: str) -> None:
-    print(f"rofs: error: {text}", file=sys.stderr)  # noqa: T201 - the command line talks
+    print(f"rofs: error: {one_line(text)}", file=sys.stderr)  # noqa: T201 - the command line talks
 
 
 if __name__ == "__main__":

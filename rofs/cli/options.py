@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import NoReturn
 
-from rofs.errors import InputError, RofsError
+from rofs.errors import InputError, RofsError, printable
 from rofs.trust.store import load_trust
 from rofs.trust.verify import TrustPolicy
 
@@ -57,9 +57,9 @@ def trust_policy(arguments: argparse.Namespace) -> TrustPolicy:
     """
     loaded = load_trust(arguments.trust)
     for path, why in loaded.skipped:
-        note(f"skipped {path}: {why}")
+        note(f"skipped {printable(path)}: {why}")
     if arguments.trust and not loaded.certificates:
-        raise InputError(f"no certificate found in {', '.join(arguments.trust)}")
+        raise InputError(f"no certificate found in {', '.join(map(printable, arguments.trust))}")
     if arguments.allow_unsigned:
         note("--allow-unsigned: the image is checked against the root hash that it brings along itself; whoever can")
         note("replace the image can replace both. This is recorded.")

@@ -10,13 +10,18 @@ from typing import Any
 
 
 def out(text: str) -> None:
-    """Write a line of the result."""
-    print(text)  # noqa: T201 - the command line talks
+    """Write a line of the result; control and other non-printable characters are escaped."""
+    print(one_line(text))  # noqa: T201 - the command line talks
 
 
-def out_json(value: Any) -> None:
-    """Write a result for a program."""
-    out(json.dumps(value, indent=2, sort_keys=True))
+def one_line(text: str) -> str:
+    """Text that is safe on a terminal and stays one line, whatever an image or a log says of itself."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def out_json(value: Any, *, indent: int | None = 2) -> None:
+    """Write a result for a program; ASCII, so that any text can be written."""
+    print(json.dumps(value, indent=indent, sort_keys=indent is not None))  # noqa: T201 - the command line talks
 
 
 def out_pairs(pairs: Iterable[tuple[str, object]]) -> None:

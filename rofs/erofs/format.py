@@ -18,6 +18,7 @@ from rofs.errors import FormatError
 SUPER_OFFSET = 1024
 SUPER_MAGIC = 0xE0F5E1E2
 SLOT_BYTES = 32  # a nid counts these from meta_blkaddr
+EXTENDED_INODE_BYTES = 64  # the longer of the two forms
 FIRST_FREE_BYTE = SUPER_OFFSET + 128  # behind the superblock
 PATH_MAX_BYTES = 4096
 NAME_MAX_BYTES = 255
@@ -77,7 +78,7 @@ XATTR_ENTRY = struct.Struct("<BBH")  # e_name_len, e_name_index, e_value_size
 
 assert _SUPERBLOCK.size == 128
 assert _COMPACT.size == 32
-assert _EXTENDED.size == 64
+assert _EXTENDED.size == EXTENDED_INODE_BYTES
 assert DIRENT.size == 12
 assert XATTR_IBODY_HEADER.size == 12
 assert XATTR_ENTRY.size == 4

@@ -135,8 +135,9 @@ class ErofsReader:
         return self._xattrs(nid).get(name)
 
     def inode_extent(self, nid: int) -> Extent:
-        """The inode's slot as far as it is certain without reading it: its first 32 bytes."""
-        return Extent(self._place(nid), f.SLOT_BYTES, None)
+        """As much as the inode may take without its xattrs; its form is not known without reading it."""
+        place = self._place(nid)
+        return Extent(place, min(f.EXTENDED_INODE_BYTES, self._end - place), None)
 
     def extents(self, nid: int) -> list[Extent]:
         """The inode with its xattrs, its whole blocks, and its inline tail."""
@@ -161,7 +162,7 @@ class ErofsReader:
         inode = self._inodes.get(nid)
         if inode is None:
             place = self._place(nid)
-            data = self._metadata_at(place, min(64, self._end - place))
+            data = self._metadata_at(place, min(f.EXTENDED_INODE_BYTES, self._end - place))
             inode = f.parse_inode(data, nid, self._super)
             self._inodes.put(nid, inode)
         return inode

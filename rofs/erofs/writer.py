@@ -25,7 +25,7 @@ from rofs.tree import Inode, Source, walk
 
 BLOCK_BITS = 12
 BLOCK_BYTES = 1 << BLOCK_BITS
-_INODE_BYTES = 64  # extended: the compact form has no time of its own
+_INODE_BYTES = f.EXTENDED_INODE_BYTES  # the compact form has no time of its own
 _OPEN_GAPS = 16  # ends of metadata blocks that wait for an inode small enough; more would not fill better
 _MAX_BLOCKS = (1 << 32) - 1  # block addresses have 32 bits
 
@@ -182,6 +182,8 @@ class _Writer:
     def _write_blocks_of(self, placed: _Placed, data: bytes) -> bytes:
         if placed.own_blocks:
             placed.block = self._take_blocks(placed.own_blocks)
+            # A content that turned out to be a copy may have been here before.
+            self._write_at(placed.block * BLOCK_BYTES, bytes(placed.own_blocks * BLOCK_BYTES))
         return self._write_blocks_at(placed, data)
 
     def _write_blocks_at(self, placed: _Placed, data: bytes) -> bytes:

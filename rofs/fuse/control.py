@@ -28,10 +28,10 @@ def mounts() -> list[dict[str, Any]]:
     """The status of every mount of this user that answers."""
     found = []
     directory = places.runtime_directory()
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for name in sorted(os.listdir(directory)):
             with contextlib.suppress(StateError):
-                found.append(_ask(os.path.join(directory, name), "status")["status"])
+                found.append(_status(os.path.join(directory, name)))
     return found
 
 
@@ -41,8 +41,7 @@ def status(mountpoint: str | bytes) -> dict[str, Any]:
     Raises:
         StateError: There is no rofs mount there, or it does not answer.
     """
-    answer: dict[str, Any] = _ask(_directory_of(mountpoint), "status", mountpoint)["status"]
-    return answer
+    return _status(_directory_of(mountpoint), mountpoint)
 
 
 def unmount(mountpoint: str | bytes) -> None:
@@ -53,7 +52,7 @@ def unmount(mountpoint: str | bytes) -> None:
         HostError: Something on it is in use, or the kernel refused; the mount stays.
     """
     directory = _directory_of(mountpoint)
-    keeper = _ask(directory, "status", mountpoint)["status"]["keeper"]
+    keeper = _status(directory, mountpoint)["keeper"]
     with _process(keeper) as pidfd:
         answer = _ask(directory, "umount", mountpoint)
         if not answer["ok"]:
@@ -88,6 +87,15 @@ def _process(pid: int) -> Iterator[int | None]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _status(directory: str, mountpoint: str | bytes | None = None) -> dict[str, Any]:
+    answer = _ask(directory, "status", mountpoint)
+    status: dict[str, Any] | None = answer.get("status")
+    if status is None:
+        shown = printable(mountpoint if mountpoint is not None else directory)
+        raise StateError(f"the rofs mount at {shown} does not tell its status: {answer.get('error')}")
+    return status
 
 
 def _ask(directory: str, command: str, mountpoint: str | bytes | None = None) -> dict[str, Any]:

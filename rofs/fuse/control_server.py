@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from rofs.durable import make_directories
-from rofs.errors import HostError, StateError, from_os_error
+from rofs.errors import HostError, StateError, from_os_error, printable
 from rofs.fuse.control import VERSION, connect
 
 _MAX_REQUEST_BYTES = 4096
@@ -40,18 +40,24 @@ def listening(directory: str) -> Iterator[socket.socket]:
         _make_private(directory)
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise from_os_error(error, "cannot use runtime directory", directory) from error
+        raise HostError(f"cannot use runtime directory {printable(directory)}: {error.strerror}") from error
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             _bind(listener, directory, fd)
             try:
                 yield listener
             finally:
-                with contextlib.suppress(OSError):
-                    os.unlink("control", dir_fd=fd)
-                    os.rmdir(directory)
+                remove(directory)
     finally:
         os.close(fd)
+
+
+def remove(directory: str) -> None:
+    """Remove a mount's runtime directory, if it is there: the supervisor's last act, or the keeper's for it."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(directory, "control"))
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
 
 
 def _bind(listener: socket.socket, directory: str, fd: int) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rofs.errors import HostError, RofsError, StateError
-from rofs.fuse import kernel, resolver, supervisor, verifier, worker
+from rofs.fuse import control_server, kernel, resolver, supervisor, verifier, worker
 from rofs.fuse.counters import Counters
 from rofs.fuse.life import Event, Life, State
 from rofs.fuse.messages import MAX_MESSAGE_BYTES
@@ -242,6 +242,8 @@ class _Keeper:
             _end_child(pid, _END_SECONDS if name == "supervisor" else 0)
         self._children.clear()
         self._link.close()
+        if self._failure:  # a supervisor that was killed could not do it itself
+            control_server.remove(self._request.runtime_directory)
 
     # The line to the supervisor
 

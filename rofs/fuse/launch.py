@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rofs.errors import FormatError, HostError, RofsError, from_os_error, printable
-from rofs.fuse import control, keeper, kernel, places
+from rofs.fuse import control, keeper, kernel, mountinfo, places
 from rofs.fuse.keeper import MountRequest
 from rofs.fuse.verifier import pack_error, unpack_error
 from rofs.image.open import ImageFacts, open_file
@@ -96,15 +96,12 @@ def _be_keeper(request: MountRequest, pipe: int) -> None:
     def announce(facts: ImageFacts) -> None:
         os.write(pipe, b"F" + facts.to_json())
         os.close(pipe)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(nothing, fd)
-        os.close(nothing)
 
     status = 1
     try:
         os.setsid()
         os.chdir("/")
+        _let_go_of_the_terminal()
         keeper.run(request, announce)
         status = 0
     except RofsError as error:
@@ -115,6 +112,14 @@ def _be_keeper(request: MountRequest, pipe: int) -> None:
             os.write(pipe, b"E" + pack_error(HostError(f"internal error: {type(error).__name__}: {error}")))
     finally:
         os._exit(status)
+
+
+def _let_go_of_the_terminal() -> None:
+    """Before any child is forked: whoever reads our output must see its end when the parent returns."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nothing, fd)
+    os.close(nothing)
 
 
 def _request(image: str | bytes, directory: str | bytes, options: MountOptions) -> MountRequest:
@@ -142,6 +147,7 @@ def _mountpoint(directory: str | bytes) -> bytes:
     """
     path = os.path.realpath(os.fsencode(directory))
     shown = printable(directory)
+    _check_free(path, shown)
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -150,6 +156,14 @@ def _mountpoint(directory: str | bytes) -> bytes:
         raise from_os_error(error, "cannot use mount point", directory) from error
     if not stat.S_ISDIR(mode):
         raise HostError(f"mount point {shown} is not a directory")
-    if control.is_alive(path):
-        raise HostError(f"mount point {shown} is busy: a rofs mount is there; unmount it first")
     return path
+
+
+def _check_free(path: bytes, shown: str) -> None:
+    """Refuse a second rofs mount on top of one. stat(2) does not show it: attributes are cached for ever."""
+    mount = mountinfo.mount_on(path)
+    if mount is None or mount.fstype != kernel.FILESYSTEM_TYPE.encode():
+        return
+    if control.is_alive(path):
+        raise HostError(f"mount point {shown} is busy: a rofs mount is there; end it with rofs umount")
+    raise HostError(f"mount point {shown} is busy: the rofs mount there has lost its process; end it with umount -l")

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from rofs.audit.event import OPERATIONS
 from rofs.errors import BlockFault, FormatError
 
 MAX_MESSAGE_BYTES: Final = 128 * 1024  # a few escaped names of 255 bytes, or the paths of one event
@@ -106,7 +107,8 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 _OPTIONAL_TEXT = frozenset({"name", "name2", "xattr", "expected", "found"})
 _OPTIONAL_NUMBERS = frozenset({"nid2"})
 _LISTS = frozenset({"flags", "changes"})
-_TEXT = frozenset({"op", "errno", "kind", "detail"})
+_TEXT = frozenset({"errno", "detail", *_OPTIONAL_TEXT})
+_CHOICES = {"op": OPERATIONS, "kind": frozenset({"mismatch", "io"})}
 
 
 def pack_report(report: Report, *, number: int, dropped: int) -> bytes:
@@ -135,20 +137,20 @@ def parse_report(data: bytes) -> tuple[Report, int, int]:
         raise FormatError("a worker's message has no known kind, number or fields")
     for key, value in fields.items():
         if not _field_fits(kind, key, value):
-            raise FormatError(f"a worker's message has a wrong field {key!r}")
+            raise FormatError(f"a worker's message has a wrong field {key[:80]!r}")
     for key in _LISTS & fields.keys():
         fields[key] = tuple(fields[key])
     try:
         return kind(**fields), number, dropped  # type: ignore[return-value]  # checked by _is_number
     except TypeError as error:
-        raise FormatError(f"a worker's message lacks a field: {error}") from error
+        raise FormatError(f"a worker's message lacks a field: {str(error)[:200]}") from error
 
 
 def _field_fits(kind: type[object], key: str, value: object) -> bool:
-    if key in _OPTIONAL_TEXT:
-        return value is None or isinstance(value, str)
+    if key in _CHOICES:
+        return isinstance(value, str) and value in _CHOICES[key]
     if key in _TEXT:
-        return isinstance(value, str)
+        return isinstance(value, str) or (value is None and key in _OPTIONAL_TEXT)
     if key in _LISTS:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if key == "level":

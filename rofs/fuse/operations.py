@@ -111,7 +111,7 @@ class Operations(pyfuse3.Operations):
         nid = self._nid(args[0]) if args and isinstance(args[0], int) else None
         if isinstance(error, CorruptionError | ReadError) and error.fault is not None:
             self._report(FaultReport.of(nid or 0, error.fault))
-        elif not isinstance(error, OSError):
+        elif number not in {errno.ENOTDIR, errno.EINVAL}:  # those are answers, not failures
             detail = f"{handler}: {type(error).__name__}: {error}"
             self._report(InternalReport(nid=nid if nid is None or nid >= 0 else None, detail=detail[:1000]))
         return number

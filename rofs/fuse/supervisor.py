@@ -8,6 +8,7 @@ caller still waits in its system call; then its paths are looked up, it is writt
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -97,12 +98,14 @@ class _Supervisor:
         self._unsynced = trio.Event()
         self._ended = trio.Event()
         self._end_reason = ""
+        self._overflowed = 0  # reports dropped since one was recorded
 
     async def run(
         self, listener: socket.socket, keeper: socket.socket, worker: socket.socket, resolver: socket.socket
     ) -> None:
         self._keeper = Link(trio.socket.from_stdlib_socket(keeper))
         self._worker = trio.socket.from_stdlib_socket(worker)
+        self._acknowledgements = worker  # never waited for: recording goes on whatever the worker does
         self._resolver = _ResolverLink(trio.socket.from_stdlib_socket(resolver))
         waiting, reports = trio.open_memory_channel[tuple[Report, int, dict[str, int | str]]](_MAX_WAITING_REPORTS)
         async with trio.open_nursery() as background:
@@ -123,7 +126,7 @@ class _Supervisor:
 
     async def _receive_reports(self, waiting: trio.MemorySendChannel[tuple[Report, int, dict[str, int | str]]]) -> None:
         async with waiting:
-            while data := await self._worker.recv(MAX_MESSAGE_BYTES):
+            while data := await self._next_report():
                 try:
                     report, number, dropped = parse_report(data)
                 except FormatError as error:
@@ -134,17 +137,24 @@ class _Supervisor:
                 try:
                     waiting.send_nowait((report, number, who))
                 except trio.WouldBlock:
-                    self._note_dropped(1, "too many waited to be recorded")
+                    self._overflowed += 1
+
+    async def _next_report(self) -> bytes:
+        """The worker's next datagram, empty when there will be none."""
+        try:
+            return await self._worker.recv(MAX_MESSAGE_BYTES)
+        except ConnectionResetError:  # it ended with acknowledgements unread; said once, before what it sent last
+            return await self._worker.recv(MAX_MESSAGE_BYTES)
 
     async def _record_reports(
         self, reports: trio.MemoryReceiveChannel[tuple[Report, int, dict[str, int | str]]]
     ) -> None:
         async for report, number, who in reports:
             await self._record(report, who)
-            try:
-                await self._worker.send(acknowledgement(number))
-            except OSError:  # the worker is gone; its reports are still worth recording
-                continue
+            overflowed, self._overflowed = self._overflowed, 0
+            self._note_dropped(overflowed, "too many waited to be recorded")
+            with contextlib.suppress(OSError):  # the worker is gone, or has so many unread that it waits for none
+                self._acknowledgements.send(acknowledgement(number), socket.MSG_DONTWAIT)
 
     async def _record(self, report: Report, who: Mapping[str, int | str]) -> None:
         if isinstance(report, Attempt):
@@ -254,7 +264,10 @@ class _Supervisor:
         }
 
     async def _unmount(self) -> dict[str, Any]:
-        answer = await self._keeper.request({"unmount": True}, "unmounted")
+        try:
+            answer = await self._keeper.request({"unmount": True}, "unmounted")
+        except OSError:
+            return {"ok": False, "error": "the keeper process is gone; the mount is ending"}
         if answer["errno"] == 0:
             return {"ok": True}
         reason = os.strerror(answer["errno"])

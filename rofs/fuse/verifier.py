@@ -69,6 +69,7 @@ def unpack_error(data: bytes) -> RofsError:
     """The error of another process, as the same leaf; `ImageError` for those that carry more than text."""
     try:
         name, message = json.loads(data)
-    except ValueError:
+        kind = _ERRORS.get(name, errors.ImageError)
+    except (ValueError, TypeError, RecursionError):
         return FormatError("a process of the mount failed and its error cannot be read")
-    return _ERRORS.get(name, errors.ImageError)(str(message))
+    return kind(str(message))

@@ -67,11 +67,12 @@ class _Comparison:
                 stack.extend(self._compare_names(inode, nid))
 
     def _compare_names(self, directory: Inode, nid: int) -> list[tuple[Inode, int]]:
-        found = {}
+        found: dict[bytes, int] = {}
+        types: dict[bytes, int] = {}
         for entry in self._filesystem.readdir(nid):
             if entry.name in found:
                 self._expect(directory, "entries", "each once", f"{printable(entry.name)} twice")
-            found[entry.name] = entry.nid
+            found[entry.name], types[entry.name] = entry.nid, entry.file_type
         parent = directory.parent if directory.parent is not None else directory
         self._expect(directory, "entry .", self._nids[id(directory)], found.pop(b".", None))
         self._expect(directory, "entry ..", self._nids[id(parent)], found.pop(b"..", None))
@@ -79,6 +80,8 @@ class _Comparison:
             self._expect(directory, "names", sorted(directory.children)[:5], sorted(found)[:5])
         for name, child_nid in found.items():
             self._expect(directory, f"lookup of {printable(name)}", child_nid, self._filesystem.lookup(nid, name))
+            file_type = stat.S_IFMT(directory.children[name].mode)
+            self._expect(directory, f"file type of {printable(name)}", file_type, types[name])
         return [(child, found[name]) for name, child in directory.children.items()]
 
     def _compare_inode(self, inode: Inode, nid: int) -> None:

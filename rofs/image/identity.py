@@ -75,6 +75,9 @@ def parse_identity(value: bytes | None) -> Identity:
     for key, types in _TYPES.items():
         if type(fields.get(key)) not in types:
             raise FormatError(f"xattr {XATTR.decode()} of the root: {key} is {fields.get(key)!r}")
+    texts_are_valid = all(text is None or _is_valid_text(text) for text in (fields["name"], fields["version"]))
+    if not (texts_are_valid and _is_valid_index(fields["rollback_index"]) and _is_safe_integer(fields["created"])):
+        raise FormatError(f"xattr {XATTR.decode()} of the root has a value out of range: {value[:80]!r}")
     return Identity(**{key: fields[key] for key in _TYPES})
 
 
@@ -91,12 +94,13 @@ def identity_of_tree(
         created: SOURCE_DATE_EPOCH; None takes the newest mtime of the tree.
 
     Raises:
-        InputError: A name or version that is empty, too long or not printable, or a negative or huge index.
+        InputError: A name or version that is empty, too long or not printable, or a negative or huge index
+            or time.
     """
     for what, text in (("name", name), ("release", version)):
-        if text is not None and not (0 < len(text) <= _MAX_TEXT_CHARS and text.isprintable()):
+        if text is not None and not _is_valid_text(text):
             raise InputError(f"image {what} {text!r}: expected 1 to {_MAX_TEXT_CHARS} printable characters")
-    if not 0 <= rollback_index <= _MAX_SAFE_INTEGER:
+    if not _is_valid_index(rollback_index):
         raise InputError(f"rollback index {rollback_index}: expected 0 to {_MAX_SAFE_INTEGER}")
     newest = acl = xattrs = None
     for inode in walk(root):
@@ -105,7 +109,21 @@ def identity_of_tree(
         xattrs = xattrs or bool(names)
         acl = acl or bool(names & _ACL_XATTRS)
     seconds = created if created is not None else (newest or 0) // 10**9
+    if not _is_safe_integer(seconds):
+        raise InputError(f"time of creation {seconds}: expected at most {_MAX_SAFE_INTEGER} seconds since the epoch")
     return Identity(name, version, rollback_index, seconds, bool(acl), bool(xattrs))
+
+
+def _is_valid_text(text: str) -> bool:
+    return 0 < len(text) <= _MAX_TEXT_CHARS and text.isprintable()
+
+
+def _is_valid_index(number: int) -> bool:
+    return 0 <= number <= _MAX_SAFE_INTEGER
+
+
+def _is_safe_integer(number: int) -> bool:
+    return -_MAX_SAFE_INTEGER <= number <= _MAX_SAFE_INTEGER
 
 
 def root_xattrs(root: Inode, identity: Identity) -> tuple[tuple[bytes, bytes], ...]:

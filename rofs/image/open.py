@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from rofs.verity.device import VerityDevice
 from rofs.verity.format import SUPERBLOCK_BYTES, VeritySuperblock
 
 _MAX_FACTS_BYTES = 1 << 20
+_HEX = re.compile(r"(?:[0-9a-f]{2})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class ImageFacts:
             fields: dict[str, Any] = json.loads(data[:_MAX_FACTS_BYTES])
             identity = fields.pop("identity")
             facts = cls(identity=Identity(**identity), **fields | {"warnings": tuple(fields["warnings"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise FormatError(f"the verifier's answer cannot be read: {error}") from error
         _check_types(facts)
         return facts
@@ -85,6 +87,7 @@ def _check_types(facts: ImageFacts) -> None:
         not all(type(n) is int and n >= 0 for n in numbers)
         or not all(isinstance(t, str) for t in texts)
         or not all(t is None or isinstance(t, str) for t in optional)
+        or not all(_HEX.fullmatch(t) for t in (facts.root_hash, facts.superblock))
     ):
         raise FormatError("the verifier's answer has fields of the wrong type")
 

@@ -41,8 +41,11 @@ class DirectorySource:
             raise from_os_error(error, "cannot read source", path) from error
         if not stat.S_ISDIR(status.st_mode):
             raise InputError(f"source {printable(path)} is not a directory")
-        with _Directory(self._path) as top:
-            self.root = self._inode(top, b".", status)
+        try:
+            with _Directory(self._path) as top:
+                self.root = self._inode(top, b".", status)
+        except OSError as error:
+            raise _unreadable(error, printable(self._path)) from error
         self._scan()
         finish(self.root)
 
@@ -50,21 +53,24 @@ class DirectorySource:
         """The content of a regular file, exactly `inode.size` bytes; see `tree.Source.chunks`."""
         shown = self._shown(inode)
         try:
-            fd = _open_below(self._path, inode.path(), os.O_RDONLY | os.O_NOFOLLOW)
+            # Non-blocking: a FIFO may have taken the file's place.
+            fd = _open_below(self._path, inode.path(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise _unreadable(error, shown) from error
-        with os.fdopen(fd, "rb", buffering=0) as file:
+        try:
             _check_unchanged(os.fstat(fd), inode, shown)
             left = inode.size
             while left:
                 try:
-                    chunk = file.read(min(_CHUNK_BYTES, left))
+                    chunk = os.read(fd, min(_CHUNK_BYTES, left))
                 except OSError as error:
                     raise _unreadable(error, shown) from error
                 if not chunk:
                     raise InputError(f"source file {shown} became shorter while it was read")
                 left -= len(chunk)
                 yield chunk
+        finally:
+            os.close(fd)
 
     def _scan(self) -> None:
         stack = [self.root]
@@ -181,4 +187,4 @@ def _check_unchanged(status: os.stat_result, inode: Inode, shown: str) -> None:
 
 
 def _unreadable(error: OSError, shown: str) -> RofsError:
-    return InputError(f"cannot read source file {shown}: {os.strerror(error.errno or 0)}")
+    return InputError(f"cannot read source {shown}: {os.strerror(error.errno or 0)}")

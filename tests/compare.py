@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares two directory trees the way a program would see them: lstat, xattrs, targets, bytes, entry by entry."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+IDENTITY_XATTR = "user.rofs.image"
+_FIELDS = ("st_mode", "st_uid", "st_gid", "st_mtime_ns", "st_rdev")
+_MOST = 20
+
+
+def differences(expected: Path, found: Path) -> list[str]:
+    """What differs, at most 20 lines; empty when the trees are equal.
+
+    The identity xattr of the root is left out, st_nlink of directories is not a property of every
+    filesystem, and inode numbers count only as the structure of hard links.
+    """
+    return _Walk().run(os.fsencode(expected), os.fsencode(found))
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self._links: tuple[dict[tuple[int, int], str], dict[tuple[int, int], str]] = ({}, {})
+
+    def run(self, a_root: bytes, b_root: bytes) -> list[str]:
+        """Walk with directory descriptors: paths may be longer than PATH_MAX."""
+        self._attributes("/", os.stat(a_root), os.stat(b_root))
+        pending = [("", os.open(a_root, os.O_RDONLY), os.open(b_root, os.O_RDONLY))]
+        self._expect("/", "xattrs", _xattrs(pending[0][1], b"."), _xattrs(pending[0][2], b"."))
+        while pending:
+            prefix, a, b = pending.pop()
+            try:
+                if len(self._found) < _MOST:
+                    pending.extend(self._directory(prefix, a, b))
+            finally:
+                os.close(a)
+                os.close(b)
+        return self._found
+
+    def _directory(self, prefix: str, a: int, b: int) -> list[tuple[str, int, int]]:
+        a_names, b_entries = set(os.listdir(_proc(a))), list(os.scandir(_proc(b)))
+        b_names = [entry.name for entry in b_entries]
+        self._expect(prefix, "names", sorted(a_names), sorted(b_names))
+        below = []
+        for entry in b_entries:
+            if entry.name in a_names:
+                path = f"{prefix}/{os.fsdecode(entry.name)!r}"
+                x, y = os.lstat(entry.name, dir_fd=a), os.lstat(entry.name, dir_fd=b)
+                self._expect(path, "d_ino", y.st_ino, entry.inode())
+                self._entry(path, entry.name, (a, x), (b, y))
+                if stat.S_ISDIR(x.st_mode) and stat.S_ISDIR(y.st_mode):
+                    below.append((path, os.open(entry.name, os.O_RDONLY, dir_fd=a), _open(entry.name, b)))
+        return below
+
+    def _entry(self, path: str, name: bytes, a: tuple[int, os.stat_result], b: tuple[int, os.stat_result]) -> None:
+        (a_fd, x), (b_fd, y) = a, b
+        self._attributes(path, x, y)
+        self._expect(path, "xattrs", _xattrs(a_fd, name), _xattrs(b_fd, name))
+        if stat.S_ISDIR(x.st_mode):
+            return
+        self._expect(path, "st_nlink", x.st_nlink, y.st_nlink)
+        self._expect(path, "st_size", x.st_size, y.st_size)
+        first = [seen.setdefault((s.st_dev, s.st_ino), path) for seen, s in zip(self._links, (x, y), strict=True)]
+        self._expect(path, "hard links", first[0], first[1])
+        if stat.S_ISREG(x.st_mode) and stat.S_ISREG(y.st_mode):
+            self._expect(path, "content", _digest(name, a_fd), _digest(name, b_fd))
+            self._expect(path, "has blocks", bool(x.st_size), bool(y.st_blocks))
+        elif stat.S_ISLNK(x.st_mode):
+            self._expect(path, "target", os.readlink(name, dir_fd=a_fd), os.readlink(name, dir_fd=b_fd))
+
+    def _attributes(self, path: str, x: os.stat_result, y: os.stat_result) -> None:
+        for field in _FIELDS:
+            self._expect(path, field, getattr(x, field), getattr(y, field))
+
+    def _expect(self, path: str, what: str, expected: object, found: object) -> None:
+        if expected != found and len(self._found) < _MOST:
+            self._found.append(f"{path}: {what}: expected {expected!r}, found {found!r}")
+
+
+def _proc(fd: int) -> bytes:
+    return b"/proc/self/fd/%d" % fd
+
+
+def _open(name: bytes, directory: int) -> int:
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+
+
+def _xattrs(directory: int, name: bytes) -> dict[str, bytes]:
+    path = _proc(directory) + b"/" + name
+    names = os.listxattr(path, follow_symlinks=False)
+    return {n: os.getxattr(path, n, follow_symlinks=False) for n in names if n != IDENTITY_XATTR}
+
+
+def _digest(name: bytes, directory: int) -> str:
+    with os.fdopen(_open(name, directory), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a mount: how it starts, how it ends, and what is left when a part of it dies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SigningKeys
+from tests.mounts.harness import ROFS, is_mount, mounted, read_events, rofs
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _verified(log: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return rofs("audit", "verify", log, *options, check=False)
+
+
+def test_status_shows_what_the_contract_promises(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        status = mount.status()
+        assert status["mountpoint"] == str(mount.directory)
+        assert status["image"] == str(small_image)
+        assert status["audit_log"] == str(mount.log)
+        assert (status["name"], status["version"], status["mode"]) == (None, None, "audit")
+        assert status["signer"] == "CN=rofs tests"
+        assert (status["blocked_writes"], status["corruption"]) == (0, 0)
+        pids = [status["keeper"], status["supervisor"], status["workers"][0]["pid"]]
+        assert len(set(pids)) == 3
+        assert all(map(_is_alive, pids))
+        assert _verified(mount.log, "--head", status["audit_head"]).returncode == 0
+        assert str(mount.directory) in rofs("status").stdout
+
+
+def test_the_worker_and_the_resolver_have_no_privileges(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        worker = mount.status()["workers"][0]["pid"]
+        lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{worker}/status").read_text().splitlines())
+        assert set(lines["Uid"].split()) == {"65534"}
+        assert int(lines["CapEff"], 16) == 0
+        assert lines["NoNewPrivs"] == "1"
+        assert lines["Groups"].strip() == ""
+
+
+def test_umount_leaves_nothing(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        status = mount.status()
+        rofs("umount", mount.directory)
+        assert not is_mount(mount.directory)
+        for pid in (status["keeper"], status["supervisor"], status["workers"][0]["pid"]):
+            assert not _is_alive(pid)
+        assert [event["event"] for event in mount.events()] == ["trust", "mount", "umount"]
+        assert rofs("status", mount.directory, check=False).returncode == 1
+        assert rofs("umount", mount.directory, check=False).returncode == 1
+
+
+def test_umount_of_util_linux_ends_it_as_well(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        keeper = mount.status()["keeper"]
+        subprocess.run(["umount", mount.directory], check=True)
+        _wait_until(lambda: not _is_alive(keeper))
+        assert mount.events()[-1]["event"] == "umount"
+
+
+def test_a_busy_mount_stays(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount, (mount.directory / "plain").open("rb") as file:
+        done = rofs("umount", mount.directory, check=False)
+        assert done.returncode == 5
+        assert "busy" in done.stderr
+        assert file.read(2) == b"#!"
+        assert mount.status()["workers"]
+
+
+def test_the_chain_goes_on_across_mounts(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    for _ in range(3):
+        with mounted(small_image, trust, tmp_path) as mount, pytest.raises(OSError, match="Read-only"):
+            (mount.directory / "new").mkdir()
+    assert _verified(mount.log).stdout.startswith("intact: 12 events")
+    assert [event["seq"] for event in mount.events()] == list(range(1, 13))
+
+
+def test_a_torn_line_is_cut_off_and_noted(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        pass
+    with mount.log.open("ab") as file:
+        file.write(b'{"v":1,"torn')
+    assert _verified(mount.log).returncode == 4
+    with mounted(small_image, trust, tmp_path) as mount:
+        pass
+    assert _verified(mount.log).returncode == 0
+    assert "torn" in mount.events()[3]["detail"]
+
+
+@pytest.mark.parametrize(("part", "code"), [("edited", 4), ("removed", 4), ("cut", 4), ("whole", 0)])
+def test_audit_verify_tells(small_image: Path, trust: Path, tmp_path: Path, part: str, code: int) -> None:
+    with mounted(small_image, trust, tmp_path) as mount, pytest.raises(OSError, match="Read-only"):
+        (mount.directory / "new").mkdir()
+    lines = mount.log.read_bytes().splitlines(keepends=True)
+    head = mount.events()[-1]["hash"]
+    changed = {
+        "edited": [lines[0], lines[1], lines[2].replace(b"/new", b"/nev"), *lines[3:]],
+        "removed": [*lines[:1], *lines[2:]],
+        "cut": lines[:-1],
+        "whole": lines,
+    }[part]
+    mount.log.write_bytes(b"".join(changed))
+    done = _verified(mount.log, "--head", head)
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == (1 if code else 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_mount_in_the_foreground_ends_by_a_signal(
+    small_image: Path, trust: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    directory, log = tmp_path / "mnt", tmp_path / "audit.jsonl"
+    directory.mkdir()
+    words: list[str | Path] = [ROFS, "mount", "-f", small_image, directory, "--trust", trust, "--audit-log", log]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "mounted on" in process.stderr.readline()
+        assert (directory / "plain").read_bytes()
+        process.send_signal(number)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+    assert not is_mount(directory)
+    assert read_events(log)[-1]["event"] == "umount"
+
+
+@pytest.mark.parametrize("name", ["worker", "supervisor"])
+def test_when_a_process_dies_the_mount_ends_and_says_so(
+    small_image: Path, trust: Path, tmp_path: Path, name: str
+) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        status = mount.status()
+        pids = {"worker": status["workers"][0]["pid"], "supervisor": status["supervisor"]}
+        os.kill(pids[name], signal.SIGKILL)
+        _wait_until(lambda: not _is_alive(status["keeper"]))
+        assert not is_mount(mount.directory)
+        if name == "worker":
+            assert mount.events("worker_exit")[0]["pid"] == pids["worker"]
+        assert _verified(mount.log).returncode == 0
+
+
+def test_when_the_keeper_dies_nobody_goes_on_in_its_name(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        status = mount.status()
+        os.kill(status["keeper"], signal.SIGKILL)
+        others = [status["supervisor"], status["workers"][0]["pid"]]
+        _wait_until(lambda: not any(map(_is_alive, others)))
+        with pytest.raises(OSError, match="not connected") as caught:
+            os.listdir(mount.directory)
+        assert caught.value.errno == errno.ENOTCONN
+        assert "keeper" in mount.events("worker_exit")[0]["detail"]
+        assert _verified(mount.log).returncode == 0
+        again = rofs("mount", small_image, mount.directory, "--trust", trust, check=False)
+        assert again.returncode == 5
+        assert "umount -l" in again.stderr
+
+
+# What cannot be mounted
+
+
+def _mount(image: Path, directory: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    done = rofs("mount", image, directory, *options, check=False)
+    assert len(done.stderr.strip().splitlines()) in {1, 2, 3}, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not is_mount(directory)
+    return done
+
+
+def test_mount_point_that_is_missing(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    done = _mount(small_image, tmp_path / "absent", "--trust", trust)
+    assert done.returncode == 5
+    assert "does not exist" in done.stderr
+
+
+def test_mount_point_that_is_a_file(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert _mount(small_image, tmp_path / "file", "--trust", trust).returncode == 5
+
+
+def test_mount_point_that_is_busy(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        done = rofs("mount", small_image, mount.directory, "--trust", trust, check=False)
+        assert done.returncode == 5
+        assert "busy" in done.stderr
+
+
+def test_image_of_another_signer(small_image: Path, other_keys: SigningKeys, tmp_path: Path) -> None:
+    done = _mount(small_image, tmp_path, "--trust", other_keys.certificate_path)
+    assert done.returncode == 3
+    assert "not signed by a trusted certificate" in done.stderr
+
+
+def test_image_with_another_root_hash_than_the_pinned(small_image: Path, tmp_path: Path) -> None:
+    assert _mount(small_image, tmp_path, "--root-hash", "0" * 64).returncode == 3
+
+
+def test_nothing_trusted(small_image: Path, tmp_path: Path) -> None:
+    done = _mount(small_image, tmp_path)
+    assert done.returncode == 3
+    assert "--trust" in done.stderr
+
+
+def test_a_pinned_root_hash_is_enough(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path / "first") as mount:
+        root_hash = mount.status()["root_hash"]
+    directory = tmp_path / "mnt"
+    directory.mkdir()
+    rofs("mount", small_image, directory, "--root-hash", root_hash, "--audit-log", tmp_path / "log")
+    try:
+        assert read_events(tmp_path / "log", "trust")[0]["status"] == "root-hash"
+    finally:
+        rofs("umount", directory)
+
+
+def test_unsigned_is_said_and_recorded(small_image: Path, other_keys: SigningKeys, trust: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "mnt"
+    directory.mkdir()
+    options = ("--trust", other_keys.certificate_path, "--allow-unsigned", "--audit-log", tmp_path / "log")
+    done = rofs("mount", small_image, directory, *options)
+    try:
+        assert "recorded" in done.stderr
+        assert read_events(tmp_path / "log", "trust")[0]["status"] == "unsigned"
+    finally:
+        rofs("umount", directory)
+
+
+def test_dev_fuse_that_is_missing(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    words = f"mount -t tmpfs none /dev && exec {ROFS} mount {small_image} {tmp_path} --trust {trust}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", words], check=False, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert done.stderr.startswith("rofs: error: /dev/fuse is missing")
+
+
+def test_an_ordinary_user_is_told_that_mounting_needs_root(tmp_path: Path) -> None:
+    program = "from rofs.fuse.launch import *; mount_in_background('/x', '/', MountOptions(TrustPolicy()))"
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", Path(ROFS).parent / "python", "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    assert "HostError: mounting needs root" in done.stderr
+
+
+def test_audit_log_that_another_mount_writes(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        other = tmp_path / "other"
+        other.mkdir()
+        done = _mount(small_image, other, "--trust", trust, "--audit-log", mount.log)
+        assert done.returncode == 5
+        assert "in use by another rofs process" in done.stderr
+
+
+def test_audit_log_that_is_something_else(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("not a log\n")
+    directory = tmp_path / "mnt"
+    directory.mkdir()
+    assert _mount(small_image, directory, "--trust", trust, "--audit-log", tmp_path / "notes").returncode == 4
+    assert (tmp_path / "notes").read_text() == "not a log\n"
+
+
+def test_full_disk_under_the_audit_log(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=True)
+    try:
+        with mounted(small_image, trust, tmp_path / "place", "--audit-log", disk / "log") as mount:
+            (disk / "filler").write_bytes(b"x" * (65536 - 8192))
+            for _ in range(30):
+                with pytest.raises(OSError, match="Read-only"):
+                    (mount.directory / "new").mkdir()
+            assert (mount.directory / "plain").read_bytes()
+            assert "space" in mount.status()["audit_error"]
+            (disk / "filler").unlink()
+            with pytest.raises(OSError, match="Read-only"):
+                (mount.directory / "new").mkdir()
+            _wait_until(lambda: bool(read_events(disk / "log", "dropped")))
+        events = read_events(disk / "log")
+        written = sum(event["event"] == "write_blocked" for event in events)
+        assert written + sum(event.get("count", 0) for event in events if event["event"] == "dropped") == 31
+        assert _verified(disk / "log").returncode == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_full_disk_during_build_leaves_nothing(small_tree: Path, signing_keys: SigningKeys, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "none", tmp_path], check=True)
+    try:
+        keys = ("--key", signing_keys.key_path, "--cert", signing_keys.certificate_path)
+        done = rofs("build", small_tree, "-o", tmp_path / "image.raw", *keys, check=False)
+        assert done.returncode == 5
+        assert "No space left" in done.stderr
+        assert os.listdir(tmp_path) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
