@@ -32,7 +32,7 @@ class ThreadStatus:
     Attributes:
         tgid: Thread group id: the process, in the pid namespace of the /proc that was read.
         ppid: The process's parent there.
-        nspid: The thread's id in the innermost pid namespace it is in.
+        nspid: The process's id in the innermost pid namespace it is in: what its container calls it.
         uid: Its real user id.
     """
 
@@ -91,7 +91,7 @@ def parse_status(status: bytes) -> ThreadStatus:
     return ThreadStatus(
         tgid=_number(fields.get(b"Tgid"), 0),
         ppid=_number(fields.get(b"PPid"), 0),
-        nspid=_number(fields.get(b"NSpid"), -1),
+        nspid=_number(fields.get(b"NStgid"), -1),
         uid=_number(fields.get(b"Uid"), 0),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from rofs.cli.options import UsageError
+from rofs.cli.options import UsageError, add_debug_option
 from rofs.cli.render import out, out_json
 from rofs.errors import ChainError, InputError, from_os_error, printable
 
@@ -26,13 +26,23 @@ example:
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     verbs = parser.add_subparsers(dest="what", metavar="show|verify", required=True)
-    show = verbs.add_parser("show", help="print the events, one line each")
+    show = verbs.add_parser(
+        "show",
+        help="print the events, one line each",
+        epilog="example:  rofs audit show /var/log/rofs/mnt.jsonl --json | jq .path",
+    )
     show.add_argument("log", metavar="LOG", help="the audit log")
-    show.add_argument("--json", action="store_true", help="print the events as they are recorded")
-    verify = verbs.add_parser("verify", help="check the chain of hashes")
+    show.add_argument("--json", action="store_true", help="print the events as JSON, one a line")
+    verify = verbs.add_parser(
+        "verify",
+        help="check the chain of hashes",
+        epilog="example:  rofs audit verify /var/log/rofs/mnt.jsonl --head 3b0c...",
+    )
     verify.add_argument("log", metavar="LOG", help="the audit log")
     verify.add_argument("--head", metavar="HASH", help="a head of this log that was kept elsewhere")
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    for parser_of_what in (show, verify):
+        add_debug_option(parser_of_what)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import re
 
 from rofs.cli.options import UsageError
 from rofs.cli.render import TerminalProgress, out, out_json
+from rofs.errors import InputError, printable
 
 HELP = """
 Build a signed image of a directory: GPT with EROFS, dm-verity hash tree and signature, which systemd
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     from rofs.trust import keys
 
     created = _source_date_epoch()
+    if os.path.lexists(arguments.output) and not arguments.force:
+        raise InputError(f"{printable(arguments.output)} exists already; --force replaces it")
     key = keys.load_private_key(arguments.key)
     certificate = keys.load_certificates(arguments.cert)[0]
     keys.check_pair(key, certificate)

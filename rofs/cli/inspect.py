@@ -7,7 +7,7 @@ import argparse
 import os
 from typing import Any
 
-from rofs.cli.options import add_trust_options, trust_policy
+from rofs.cli.options import add_trust_options, naming, trust_policy
 from rofs.cli.render import image_pairs, out, out_json, out_pairs
 from rofs.errors import RofsError, printable
 
@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     policy = trust_policy(arguments)
     fd = open_file(arguments.image)
     try:
-        untrusted = read_table(fd, root_hash=policy.pinned_root_hash)
+        with naming(arguments.image):
+            untrusted = read_table(fd, root_hash=policy.pinned_root_hash)
         fields = _describe(fd, untrusted, policy)
     finally:
         os.close(fd)

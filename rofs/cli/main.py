@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import signal
 import sys
 import traceback
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import rofs
-from rofs.cli.options import Parser, UsageError
-from rofs.cli.render import one_line
+from rofs.cli.options import Parser, UsageError, add_debug_option
+from rofs.cli.render import flush, one_line
 from rofs.errors import ChainError, HostError, ImageError, ReadError, RofsError, TrustError
 
 EXIT_DONE = 0
@@ -80,6 +79,8 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if words is None:
+        signal.signal(signal.SIGTERM, _terminate)
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
     try:
@@ -90,15 +91,24 @@ def main(words: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return exit_code_of(error)
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except _TerminatedError:
+        return 128 + signal.SIGTERM
     except Exception as error:  # noqa: BLE001 - a bug of ours still gets one clear line
         if debug:
             traceback.print_exc()
         _complain(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug")
         return EXIT_FAILED
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came. Unwinding the stack removes what is half-written; being killed would not."""
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise _TerminatedError
 
 
 def exit_code_of(error: RofsError) -> int:
@@ -108,11 +118,15 @@ def exit_code_of(error: RofsError) -> int:
 
 def _run(words: list[str]) -> int:
     parser = build_parser(words)
-    arguments = parser.parse_args(words)
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit:  # --help or --version
+        flush()
+        raise
     if arguments.verb is None:
         raise UsageError("no verb given; see rofs --help")
     code = _module(arguments.verb).run(arguments)
-    sys.stdout.flush()
+    flush()
     return EXIT_DONE if code is None else code
 
 
@@ -133,12 +147,12 @@ def build_parser(words: Sequence[str]) -> Parser:
             module = _module(verb.name)
             below.description, below.epilog = _help_of(module, verb)
             module.add_parser(below)
-            below.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+            add_debug_option(below)
     return parser
 
 
 def _help_of(module: object, verb: _Verb) -> tuple[str, str]:
-    """A verb's module docstring is its help: the first paragraphs, and an example behind `Example:`."""
+    """Description and epilog of a verb: its module's `HELP`, cut before `example:`."""
     text = (getattr(module, "HELP", "") or verb.summary).strip()
     description, _, example = text.partition("\nexample:\n")
     return description.strip(), f"example:\n{example}" if example else ""

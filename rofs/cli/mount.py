@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rofs.cli.options import UsageError, add_trust_options, note, trust_policy
+from rofs.cli.options import UsageError, add_trust_options, naming, note, trust_policy
 from rofs.errors import printable
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ def run(arguments: argparse.Namespace) -> None:
     from rofs.fuse.launch import MountOptions, mount_in_background, mount_in_foreground
 
     options = _mount_options(MountOptions(trust_policy(arguments), arguments.audit_log), arguments.options)
-    if arguments.foreground:
-        mount_in_foreground(arguments.image, arguments.directory, options, _announce(arguments.directory))
-    else:
-        _warn(mount_in_background(arguments.image, arguments.directory, options))
+    with naming(arguments.image):
+        if arguments.foreground:
+            mount_in_foreground(arguments.image, arguments.directory, options, _announce(arguments.directory))
+        else:
+            _warn(mount_in_background(arguments.image, arguments.directory, options))
 
 
 def _announce(directory: str) -> Callable[[ImageFacts], None]:

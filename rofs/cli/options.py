@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
-from rofs.errors import InputError, RofsError, printable
+from rofs.errors import ImageError, InputError, RofsError, TrustError, printable
 from rofs.trust.store import load_trust
 from rofs.trust.verify import TrustPolicy
 
@@ -24,6 +26,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
         raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def add_debug_option(parser: argparse.ArgumentParser) -> None:
+    """Let `--debug` stand behind the verb too; the program's own help shows it."""
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_trust_options(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +85,18 @@ def _root_hash(text: str | None) -> bytes | None:
     except ValueError:
         digest = b""
     if len(text) not in _ROOT_HASH_HEX_DIGITS or 2 * len(digest) != len(text):
-        raise UsageError(f"--root-hash {text!r}: expected 64 hex digits (sha256) or 128 (sha512)")
+        raise UsageError(f"--root-hash {text[:80]!r}: expected 64 hex digits (sha256) or 128 (sha512)")
     return digest
+
+
+@contextlib.contextmanager
+def naming(image: str) -> Iterator[None]:
+    """Let errors about an image say which one; they stay what they are."""
+    try:
+        yield
+    except (ImageError, TrustError) as error:
+        error.args = (f"{printable(image)}: {error}",)
+        raise
 
 
 def note(text: str) -> None:

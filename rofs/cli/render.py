@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from rofs.errors import HostError
 
 
 def out(text: str) -> None:
     """Write a line of the result; control and other non-printable characters are escaped."""
-    print(one_line(text))  # noqa: T201 - the command line talks
+    _print(one_line(text))
 
 
 def one_line(text: str) -> str:
@@ -21,7 +25,34 @@ def one_line(text: str) -> str:
 
 def out_json(value: Any, *, indent: int | None = 2) -> None:
     """Write a result for a program; ASCII, so that any text can be written."""
-    print(json.dumps(value, indent=indent, sort_keys=indent is not None))  # noqa: T201 - the command line talks
+    _print(json.dumps(value, indent=indent, sort_keys=indent is not None))
+
+
+def flush() -> None:
+    """Write out what is still buffered.
+
+    Raises:
+        BrokenPipeError: Nobody reads it any more.
+        HostError: It cannot be written.
+    """
+    with _writing():
+        sys.stdout.flush()
+
+
+def _print(text: str) -> None:
+    with _writing():
+        print(text)  # noqa: T201 - the command line talks
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter would try once more, and complain
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise HostError(f"cannot write the output: {error.strerror}") from error
 
 
 def out_pairs(pairs: Iterable[tuple[str, object]]) -> None:

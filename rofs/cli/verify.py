@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rofs.audit.event import escape_path
-from rofs.cli.options import add_trust_options, note, trust_policy
+from rofs.cli.options import add_trust_options, naming, note, trust_policy
 from rofs.cli.render import TerminalProgress, image_pairs, out, out_json, out_pairs
 from rofs.errors import ImageError, printable
 
@@ -39,10 +39,11 @@ def run(arguments: argparse.Namespace) -> None:
     policy = trust_policy(arguments)
     fd = open_file(arguments.image)
     try:
-        image = open_image(fd, policy)
-        for warning in image.facts.warnings:
-            note(f"warning: {warning}")
-        result = check_image(image, TerminalProgress())
+        with naming(arguments.image):
+            image = open_image(fd, policy)
+            for warning in image.facts.warnings:
+                note(f"warning: {warning}")
+            result = check_image(image, TerminalProgress())
     finally:
         os.close(fd)
     fields = {

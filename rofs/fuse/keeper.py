@@ -141,7 +141,9 @@ class _Keeper:
     def _mount(self) -> None:
         self._fuse_fd = kernel.open_device()
         request = self._request
-        kernel.mount(self._fuse_fd, request.mountpoint, request.image_path, request.mount_flags)
+        # A source below /dev would make systemd tie the mount to a device unit.
+        source = b"rofs:" * request.image_path.startswith(b"/dev/") + request.image_path
+        kernel.mount(self._fuse_fd, request.mountpoint, source, request.mount_flags)
         self._mounted = True
         self._init_request = kernel.answer_init(self._fuse_fd, acl=self._facts.identity.acl)
 

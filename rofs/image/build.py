@@ -30,12 +30,12 @@ from rofs.image.progress import Progress, Silent
 from rofs.tree import Source, walk
 from rofs.trust import pkcs7
 from rofs.trust.keys import PrivateKey, fingerprint
-from rofs.trust.verify import TrustPolicy
+from rofs.trust.verify import TrustedCertificate, TrustPolicy
 from rofs.verity.builder import BuiltTree, build_tree
 from rofs.verity.device import VerityDevice
 
 _ARCHITECTURES: dict[str, Architecture] = {"x86_64": "x86-64", "aarch64": "arm64"}
-_LABEL_CHARS = 36  # GPT entry: 72 bytes of UTF-16
+_LABEL_UNITS = 36  # GPT entry: 72 bytes of UTF-16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,11 @@ class Signer:
 
     key: PrivateKey
     certificate: Certificate
+
+    @property
+    def trusted(self) -> TrustedCertificate:
+        """The certificate as one who trusts it has it."""
+        return TrustedCertificate("the signer's certificate", self.certificate, fingerprint(self.certificate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ def build_image(
         InputError: The source cannot be read or kept; the output exists or its directory does not.
         HostError: No space, no permission, or a machine whose partition types are not known.
         ImageError: What was written does not read back as the source.
+        TrustError: Key and certificate do not belong together.
     """
     progress = progress or Silent()
     identity = identity_of_tree(source.root, name=name, version=version, rollback_index=rollback_index, created=created)
@@ -109,7 +115,7 @@ def build_image(
         build.read_back(tree)  # 3.
         document = _sign(tree.root_hash, signer)  # 4.
         size = build.finish(tree, document, architecture)  # 5.
-        open_image(new.fd, TrustPolicy(certificates=(), pinned_root_hash=tree.root_hash))
+        open_image(new.fd, TrustPolicy(certificates=(signer.trusted,), pinned_root_hash=tree.root_hash))
         new.commit()
     return BuiltImage(tree.root_hash, identity, size, written.inodes)
 
@@ -181,7 +187,7 @@ class _Build:
             PartitionSpec(
                 type_guid=type_guid_of(role, architecture),
                 uuid=part_uuid,
-                label=text[:_LABEL_CHARS],
+                label=text,
                 length_bytes=length,
             )
             for role, part_uuid, text, length in parts
@@ -200,7 +206,10 @@ class _Build:
     def _label(self) -> str:
         """`name_VERSION` as systemd-sysupdate has it, for people; cut to leave room for a suffix."""
         parts = [part for part in (self._identity.name or "root", self._identity.version) if part]
-        return "_".join(parts)[: _LABEL_CHARS - len("_verity")]
+        text = "_".join(parts)
+        if text.startswith(("_", "PRT#", "PND#")):  # which systemd-sysupdate keeps for itself
+            text = f"image{text}"
+        return text.encode("utf-16-le")[: 2 * (_LABEL_UNITS - len("_verity"))].decode("utf-16-le", "ignore")
 
 
 def _sign(root_hash: bytes, signer: Signer) -> SignatureDocument:

@@ -76,8 +76,8 @@ class _Comparison:
         parent = directory.parent if directory.parent is not None else directory
         self._expect(directory, "entry .", self._nids[id(directory)], found.pop(b".", None))
         self._expect(directory, "entry ..", self._nids[id(parent)], found.pop(b"..", None))
-        if found.keys() != directory.children.keys():
-            self._expect(directory, "names", sorted(directory.children)[:5], sorted(found)[:5])
+        missing, extra = directory.children.keys() - found.keys(), found.keys() - directory.children.keys()
+        self._expect(directory, "names only on one side", ([], []), (sorted(missing)[:5], sorted(extra)[:5]))
         for name, child_nid in found.items():
             self._expect(directory, f"lookup of {printable(name)}", child_nid, self._filesystem.lookup(nid, name))
             file_type = stat.S_IFMT(directory.children[name].mode)

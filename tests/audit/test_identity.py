@@ -89,7 +89,7 @@ class FakeProc:
         self.thread = root / "5"
         self.thread.mkdir()
         self.set("stat", stat_line(b"x", 100))
-        self.set("status", b"Tgid:\t5\nPPid:\t1\nNSpid:\t5\t2\nUid:\t0\t0\t0\t0\n")
+        self.set("status", b"Tgid:\t5\nPPid:\t1\nNStgid:\t5\t2\nUid:\t0\t0\t0\t0\n")
         self.set("comm", b"x\n")
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
 

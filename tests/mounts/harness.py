@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 from rofs.fuse import kernel
 
 ROFS = Path(sys.executable).parent / "rofs"
@@ -37,7 +39,9 @@ class Mounted:
     log: Path
 
     def status(self) -> dict[str, Any]:
-        (found,) = json.loads(rofs("status", self.directory, "--json").stdout)
+        mounts = json.loads(rofs("status", self.directory, "--json").stdout)
+        _validator("status").validate(mounts)
+        (found,) = mounts
         assert isinstance(found, dict)
         return found
 
@@ -53,8 +57,16 @@ class Mounted:
         return found
 
 
+def _validator(name: str) -> jsonschema.Draft202012Validator:
+    path = Path(__file__).parents[2] / "docs" / "schemas" / f"{name}.schema.json"
+    return jsonschema.Draft202012Validator(json.loads(path.read_text()))
+
+
 def read_events(log: Path, kind: str | None = None) -> Events:
+    """Events of a log; each one that any test reads fits the published schema."""
     events = [json.loads(line) for line in log.read_text().splitlines()]
+    for event in events:
+        _validator("event").validate(event)
     return [event for event in events if kind in {None, event["event"]}]
 
 

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a forked process of a mount keeps, and what it has given up."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rofs.fuse.process import NOBODY, fork
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has something to give up")
+
+
+def told_by_child(tell: Callable[[], Any], *, unprivileged: bool, keep: tuple[int, ...] = ()) -> Any:
+    """Run `tell` in a child; returns its result, which must be JSON."""
+    reading, writing = os.pipe()
+
+    def main() -> None:
+        os.write(writing, json.dumps(tell()).encode())
+
+    pid = fork(main, keep=(writing, *keep), unprivileged=unprivileged)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        told = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
+    return json.loads(told)
+
+
+def status_fields() -> dict[str, str]:
+    with open("/proc/self/status", encoding="utf-8") as file:
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
+
+
+@pytest.mark.parametrize("unprivileged", [True, False])
+def test_only_kept_descriptors_are_open(unprivileged: bool) -> None:
+    kept, other = os.pipe()
+    try:
+
+        def open_descriptors() -> list[int]:
+            found = []
+            for name in os.listdir("/proc/self/fd"):
+                try:
+                    os.fstat(int(name))
+                except OSError:
+                    continue  # that of the listing itself
+                found.append(int(name))
+            return found
+
+        found = told_by_child(open_descriptors, unprivileged=unprivileged, keep=(kept,))
+        assert {0, 1, 2, kept} <= set(found)
+        assert other not in found
+        assert len(found) == 5  # and the pipe that tells us
+    finally:
+        os.close(kept)
+        os.close(other)
+
+
+@needs_root
+def test_unprivileged_child_is_nobody_without_capabilities() -> None:
+    fields = told_by_child(status_fields, unprivileged=True)
+    assert fields["Uid"].split() == [str(NOBODY)] * 4
+    assert fields["Gid"].split() == [str(NOBODY)] * 4
+    assert fields["Groups"] == ""
+    assert {int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {0}
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_privileged_child_keeps_who_it_is() -> None:
+    fields = told_by_child(status_fields, unprivileged=False)
+    assert fields["Uid"] == status_fields()["Uid"]
+    assert fields["NoNewPrivs"] == status_fields()["NoNewPrivs"]
+
+
+@needs_root
+def test_unprivileged_child_cannot_become_root_again() -> None:
+    def attempt() -> str:
+        try:
+            os.setuid(0)
+        except PermissionError:
+            return "refused"
+        return "root"
+
+    assert told_by_child(attempt, unprivileged=True) == "refused"
+
+
+@pytest.mark.parametrize("unprivileged", [True, False])
+def test_child_ignores_what_only_the_keeper_decides_about(unprivileged: bool) -> None:
+    def survive() -> str:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        return "alive"
+
+    assert told_by_child(survive, unprivileged=unprivileged) == "alive"
+
+
+def test_exit_status(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)  # pytest's own is a descriptor that was closed
+        raise ValueError("what went wrong")
+
+    _, status = os.waitpid(fork(fail, keep=(), unprivileged=False), 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert "what went wrong" in capfd.readouterr().err
+    _, status = os.waitpid(fork(lambda: None, keep=(), unprivileged=True), 0)
+    assert status == 0
+
+
+def test_child_that_exits_does_not_return_into_our_code() -> None:
+    def leave() -> None:
+        raise SystemExit(0)
+
+    pid = fork(leave, keep=(), unprivileged=False)
+    assert pid != 0
+    os.waitpid(pid, 0)
+
+
+def test_unprivileged_child_dies_with_its_parent() -> None:
+    """A parent that is killed leaves a grandchild that would sleep for a minute."""
+    reading, writing = os.pipe()
+
+    def parent() -> None:
+        fork(lambda: time.sleep(60), keep=(writing,), unprivileged=True)
+        os.write(writing, b"+")
+        signal.pause()
+
+    pid = fork(parent, keep=(writing,), unprivileged=False)
+    os.close(writing)
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        assert pipe.read(1) == b"+"
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert select.select([pipe], [], [], 10)[0], "the grandchild lives on"
+        assert pipe.read(1) == b""

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rofs.erofs.writer import write_filesystem
+from rofs.errors import CorruptionError, FormatError, InputError, RofsError, TrustError
+from rofs.image.identity import UNKNOWN
+from rofs.image.open import ImageFacts, open_file, open_image, reopen_image
+from rofs.image.paths import ReverseIndex
+from rofs.tree import walk
+from rofs.trust.verify import TrustPolicy
+from tests.conftest import SigningKeys
+
+from .builder import BLOCK, ROOT, SIGNATURE, VERITY, Pristine, SmallImage, nids_of, read_inode
+
+Defect = Callable[[SmallImage], object]
+
+
+def read_all(image: SmallImage, policy: TrustPolicy | None = None) -> None:
+    with image.open(policy) as opened:
+        nids = nids_of(opened.filesystem, image.source)
+        for inode in walk(image.source.root):
+            read_inode(opened.filesystem, inode, nids[id(inode)])
+
+
+def test_a_signed_image(image: SmallImage) -> None:
+    read_all(image)
+    with image.open() as opened:
+        assert opened.facts.accepted_by == "signature"
+        assert opened.facts.signer == "CN=rofs tests"
+        assert opened.facts.warnings == ()
+        assert (opened.identity.name, opened.identity.version) == ("demo", "1")
+        assert opened.root.digest == image.root_hash
+
+
+def test_a_pinned_image(image: SmallImage) -> None:
+    read_all(image, image.pinned)
+    with image.open(dataclasses.replace(image.keys.policy, pinned_root_hash=image.root_hash)) as opened:
+        assert opened.facts.accepted_by == "signature+root-hash"
+
+
+# Trust
+
+
+UNSIGNED = [
+    pytest.param(lambda i: i.without_signature(), "not signed", id="no signature partition"),
+    pytest.param(lambda i: i.retype_partition(SIGNATURE), "not signed", id="another partition type"),
+    pytest.param(lambda i: i.zero_partition(SIGNATURE), "not signed", id="zeroed"),
+    pytest.param(lambda i: i.fill_partition(SIGNATURE, random.Random(1).randbytes(16384)), "not signed", id="garbage"),
+    pytest.param(lambda i: i.fill_partition(SIGNATURE, b"{}"), "not signed", id="empty document"),
+    pytest.param(lambda i: i.fill_partition(SIGNATURE, b"[" * 16384), "not signed", id="nested document"),
+    pytest.param(lambda i: i.signature_of_another_image(), "another root hash: 0000", id="of another image"),
+    pytest.param(lambda i: i.signature_moved_to_this_image(), "not signed by a trusted", id="moved from another image"),
+]
+
+
+@pytest.mark.parametrize(("defect", "reason"), UNSIGNED)
+def test_without_a_good_signature_it_is_refused(image: SmallImage, defect: Defect, reason: str) -> None:
+    defect(image)
+    with pytest.raises(TrustError, match=reason) as caught, image.open():
+        pass
+    assert len(str(caught.value).splitlines()) == 1
+    # Never a silent fall-back; only the operator's own word counts.
+    read_all(image, image.pinned)
+    read_all(image, dataclasses.replace(image.keys.policy, allow_unsigned=True))
+
+
+def test_signature_partition_that_is_zeroed_is_not_signed(image: SmallImage) -> None:
+    image.zero_partition(SIGNATURE)
+    with pytest.raises(TrustError, match="is not signed"), image.open():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("defect", "warning"), [(UNSIGNED[n].values[0], w) for n, w in ((2, "sign"), (3, "sign"), (6, "another root hash"))]
+)
+def test_what_is_wrong_with_the_signature_of_a_pinned_image_is_a_warning(
+    image: SmallImage, defect: Defect, warning: str
+) -> None:
+    defect(image)
+    with image.open(image.pinned) as opened:
+        (found,) = opened.facts.warnings
+        assert warning in found
+
+
+def test_an_untrusted_signer(image: SmallImage, other_keys: SigningKeys) -> None:
+    with pytest.raises(TrustError, match="not signed by a trusted certificate"), image.open(other_keys.policy):
+        pass
+    image.swap_signature(other_keys)
+    with pytest.raises(TrustError, match="not signed by a trusted certificate"), image.open():
+        pass
+    read_all(image, other_keys.policy)
+
+
+def test_another_root_hash_is_pinned(image: SmallImage) -> None:
+    for policy in (
+        TrustPolicy(pinned_root_hash=bytes(32)),
+        dataclasses.replace(image.keys.policy, pinned_root_hash=bytes(32)),
+    ):
+        with pytest.raises(TrustError, match="00000000"), image.open(policy):
+            pass
+
+
+def test_nothing_is_trusted(image: SmallImage) -> None:
+    with pytest.raises(TrustError, match="nothing is trusted"), image.open(TrustPolicy()):
+        pass
+
+
+# Structure
+
+
+@pytest.mark.parametrize(
+    ("defect", "reason"),
+    [
+        pytest.param(lambda i: i.without_partition(ROOT), "data partition .* is missing", id="no data"),
+        pytest.param(lambda i: i.without_partition(VERITY), "hash tree", id="no tree"),
+        pytest.param(lambda i: i.overlap_partitions(), "overlap", id="overlap"),
+        pytest.param(lambda i: i.repeat_partition(ROOT), "same UUID", id="one UUID twice"),
+        pytest.param(lambda i: i.zero_partition(VERITY), "verity", id="tree zeroed"),
+        pytest.param(lambda i: i.set_verity_superblock(64, "I", 0), "block", id="block size 0"),
+        pytest.param(lambda i: i.set_verity_superblock(64, "I", 4097), "block", id="block size 4097"),
+        pytest.param(lambda i: i.set_verity_superblock(72, "Q", 1 << 40), "block", id="too many blocks"),
+        pytest.param(lambda i: i.set_verity_superblock(80, "H", 65535), "salt", id="salt too long"),
+        pytest.param(
+            lambda i: i.set_verity_superblock(32, "Q", 0x353264336D), "algorithm|hash", id="unknown algorithm"
+        ),
+    ],
+)
+def test_a_malformed_image(image: SmallImage, defect: Defect, reason: str) -> None:
+    defect(image)
+    for policy in (image.pinned, image.keys.policy):
+        with pytest.raises(FormatError, match=reason), image.open(policy):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("defect", "warnings"),
+    [
+        pytest.param(lambda i: i.reverse_partitions(), 0, id="other order"),
+        pytest.param(lambda i: i.damage_primary_table(), 1, id="primary damaged"),
+        pytest.param(lambda i: i.damage_backup_table(), 1, id="backup damaged"),
+        pytest.param(lambda i: i.copy_to_larger_disk(), 1, id="larger disk"),
+    ],
+)
+def test_what_is_harmless(image: SmallImage, defect: Defect, warnings: int) -> None:
+    defect(image)
+    read_all(image)
+    with image.open() as opened:
+        assert len(opened.facts.warnings) == warnings
+
+
+def test_a_salted_superblock_only_makes_the_hash_not_match(image: SmallImage) -> None:
+    image.set_verity_superblock(80, "H", 32)
+    with pytest.raises(CorruptionError), image.open():
+        pass
+
+
+def test_an_image_truncated_anywhere(image: SmallImage) -> None:
+    whole = bytes(image.data)
+    parts = image.partitions.values()
+    edges = {p.offset_bytes + d for p in parts for d in (-1, 0, 1, 511, 4096, p.length_bytes - 1, p.length_bytes)}
+    points = {0, 1, 511, 512, 1023, 1024, 4096, len(whole) - 1, *edges, *range(0, len(whole), 30_011)}
+    for point in sorted(points):
+        image.data = bytearray(whole[:point])
+        for policy in (image.keys.policy, image.pinned):
+            try:
+                read_all(image, policy)
+            except RofsError:
+                pass
+            else:
+                assert point >= max(p.offset_bytes + p.length_bytes for p in parts)
+
+
+@pytest.mark.parametrize("seed", [2026, *(pytest.param(n, marks=pytest.mark.long) for n in range(30))])
+def test_every_block_flipped_is_right_or_refused(image: SmallImage, pristine: Pristine, seed: int) -> None:
+    """And each fault names the files it was met in."""
+    rng = random.Random(seed)
+    with image.open() as opened:
+        nids = nids_of(opened.filesystem, image.source)
+        data_blocks = opened.device.size_bytes // BLOCK
+    refused = named = 0
+    for block in range(len(pristine.data) // BLOCK):
+        image.data = bytearray(pristine.data)
+        image.flip_bit(block * BLOCK + rng.randrange(BLOCK), rng.randrange(8))
+        try:
+            with image.open(image.pinned) as opened:
+                for inode in walk(image.source.root):
+                    try:
+                        read_inode(opened.filesystem, inode, nids[id(inode)])
+                    except CorruptionError as error:
+                        paths = ReverseIndex(opened.filesystem).paths_of_range(
+                            *opened.device.covered_range(error.fault)
+                        )
+                        own = inode.path()
+                        # A directory that cannot be read hides the names below it.
+                        assert any(own == p or own.startswith(p.rstrip(b"/") + b"/") for p in paths), (
+                            block,
+                            own,
+                            paths,
+                        )
+                        named += own in paths
+        except RofsError:
+            refused += 1
+    assert named > data_blocks
+    assert refused > 1
+
+
+def test_a_signer_of_a_hostile_filesystem(tmp_path: Path, signing_keys: SigningKeys) -> None:
+    """A directory that contains itself, under a good signature: the walk ends, and paths stay finite."""
+    from tests.erofs.builder import LyingFilesystem
+    from tests.trees import directory, file
+
+    lying = LyingFilesystem(directory({b"dir": directory({b"aa": file(), b"cc": directory()})}))
+    nid = lying.nid(b"dir")
+    reader = lying.set_entry(b"dir", b"cc", nid=nid).reader()
+    index = ReverseIndex(reader)
+    assert index.paths(nid) == [b"/dir"]
+    assert index.paths(lying.nid(b"dir/aa")) == [b"/dir/aa"]
+    assert set(index.paths_of_range(0, 1 << 20)) == {b"/", b"/dir", b"/dir/aa"}
+
+
+# Files
+
+
+def test_what_is_no_image_file(tmp_path: Path) -> None:
+    (tmp_path / "fifo\n").touch()
+    (tmp_path / "fifo\n").unlink()
+    os.mkfifo(tmp_path / "fifo\n")
+    for name, reason in (("none", "No such file"), ("", "a directory"), ("fifo\n", "neither a regular file")):
+        with pytest.raises(InputError, match=reason):
+            open_file(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(1 << 20), b"EFI PART" * 1000])
+def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    fd = open_file(str(tmp_path / "file"))
+    try:
+        with pytest.raises(FormatError):
+            open_image(fd, TrustPolicy(pinned_root_hash=bytes(32)))
+    finally:
+        os.close(fd)
+
+
+def test_a_file_changed_in_place_after_opening(image: SmallImage) -> None:
+    with image.open() as opened:
+        nid = nids_of(opened.filesystem, image.source)[id(next(i for i in walk(image.source.root) if i.size > 20_000))]
+        offset = opened.facts.data_offset_bytes + opened.filesystem.extents(nid)[1].offset_bytes
+        opened.filesystem.read(nid, 0, BLOCK)
+        with image.path.open("r+b") as file:
+            file.seek(offset)
+            file.write(b"changed")
+        with pytest.raises(CorruptionError):
+            opened.filesystem.read(nid, 0, BLOCK)
+
+
+# Facts
+
+
+def test_facts_open_the_image_again(image: SmallImage) -> None:
+    with image.open() as opened:
+        facts = ImageFacts.from_json(opened.facts.to_json())
+        assert facts == opened.facts
+        fd = os.open(image.path, os.O_RDONLY)
+        try:
+            again = reopen_image(fd, facts)
+            assert nids_of(again.filesystem, image.source) == nids_of(opened.filesystem, image.source)
+            os.truncate(image.path, facts.data_offset_bytes + BLOCK)
+            with pytest.raises(FormatError):
+                reopen_image(fd, facts)
+        finally:
+            os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"root_hash": 7},
+        {"root_hash": "zz"},
+        {"root_hash": ""},
+        {"superblock": "0"},
+        {"superblock": None},
+        {"data_offset_bytes": -1},
+        {"data_offset_bytes": True},
+        {"data_length_bytes": 1.5},
+        {"hash_length_bytes": "1"},
+        {"warnings": [1]},
+        {"warnings": None},
+        {"identity": None},
+        {"identity": {"name": "x"}},
+        {"signer": 5},
+        {"unknown": 1},
+    ],
+)
+def test_facts_that_lie_are_refused(image: SmallImage, change: dict[str, object]) -> None:
+    with image.open() as opened:
+        fields = json.loads(opened.facts.to_json())
+    with pytest.raises(FormatError, match="verifier's answer"):
+        ImageFacts.from_json(json.dumps(fields | change).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b"{", b"1"])
+def test_facts_that_are_none(data: bytes) -> None:
+    with pytest.raises(FormatError, match="verifier's answer"):
+        ImageFacts.from_json(data)
+
+
+@pytest.mark.parametrize("field", ["data_offset_bytes", "data_length_bytes", "hash_offset_bytes", "hash_length_bytes"])
+@pytest.mark.parametrize("value", [0, 1, 4096, 1 << 40, 1 << 70])
+def test_facts_that_point_elsewhere_open_nothing_else(image: SmallImage, field: str, value: int) -> None:
+    with image.open() as opened:
+        facts = ImageFacts.from_json(json.dumps(json.loads(opened.facts.to_json()) | {field: value}).encode())
+        fd = os.open(image.path, os.O_RDONLY)
+        try:
+            with pytest.raises(RofsError):
+                reopen_image(fd, facts)
+        finally:
+            os.close(fd)
+
+
+def test_an_image_without_identity(
+    tmp_path: Path, image: SmallImage, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As others make them: nothing is known, and anything may be in it."""
+    from rofs.image import build as module
+
+    from .builder import build
+
+    def bare(*arguments: object, **options: object) -> object:
+        return write_filesystem(*arguments, **{**options, "root_xattrs": ()})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "write_filesystem", bare)
+    monkeypatch.setattr(module, "root_xattrs", lambda *_: ())
+    build(image.source, tmp_path / "bare.raw", signing_keys)
+    fd = open_file(str(tmp_path / "bare.raw"))
+    try:
+        assert open_image(fd, signing_keys.policy).identity == UNKNOWN
+    finally:
+        os.close(fd)
