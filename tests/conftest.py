@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.x509 import Certificate
 
+from rofs.fuse.places import escape_path_name
 from rofs.trust import keys
 from rofs.trust.keys import PrivateKey
 from rofs.trust.verify import TrustedCertificate, TrustPolicy
@@ -89,30 +90,35 @@ def _no_unexpected_log_lines(caplog: pytest.LogCaptureFixture) -> Iterator[None]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _nothing_left_behind() -> Iterator[None]:
-    before = _traces()
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every test works below one directory, so what is left there, or names it, was left by a test."""
+    base = str(tmp_path_factory.getbasetemp())
     yield
-    left = {kind: sorted(now - before[kind]) for kind, now in _traces().items()}
+    left = _traces(base)
     assert not any(left.values()), f"the tests left behind: {left}"
 
 
-def _traces() -> dict[str, set[str]]:
-    """Mounts, loop devices, runtime directories and child processes there are now."""
-    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    loops = {str(path.parent.parent) for path in Path("/sys/block").glob("loop*/loop/backing_file")}
+def _traces(base: str) -> dict[str, list[str]]:
+    """Mounts, loop devices, runtime directories and processes that have to do with a directory."""
+    escaped = escape_path_name(os.fsencode(base))
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    loops = [path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     run = Path("/run/rofs")
-    runtime = {path.name for path in run.iterdir()} if run.is_dir() else set()
-    return {"mounts": mounts, "loop devices": loops, "runtime directories": runtime, "processes": _rofs_processes()}
+    return {
+        "mounts": [path for path in mounts if path.startswith(base)],
+        "loop devices": [path for path in loops if path.startswith(base)],
+        "runtime directories": [path.name for path in run.glob("*") if path.name.startswith(escaped)],
+        "processes": _processes_naming(base),
+    }
 
 
-def _rofs_processes() -> set[str]:
-    """Living processes that run rofs; zombies are their parents' business."""
-    found = set()
+def _processes_naming(base: str) -> list[str]:
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             command, state = (path / "cmdline").read_bytes(), (path / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if b"/rofs\0" in command and state != "Z":
-            found.add(path.name)
+        if b"rofs" in command and f"{base}/".encode() in command and state != "Z" and int(path.name) != os.getpid():
+            found.append(path.name)
     return found

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EROFS on-disk structures: layout, constants and checks, no I/O.
+"""EROFS on-disk structures: superblock and inode; constants and checks, no I/O.
+
+Directories are in `directory_format`, extended attributes in `xattr_format`.
 
 Source: Linux Documentation/filesystems/erofs.rst and the format header of erofs-utils, whose names
 are used here. All integers are little-endian.
@@ -54,15 +56,6 @@ FILE_TYPES = (
 )
 FILE_TYPE_OF_MODE = {mode: number for number, mode in enumerate(FILE_TYPES) if mode}
 
-# Index of the prefix in e_name_index; the ACL names are whole, their suffix is empty.
-XATTR_PREFIXES = {
-    1: b"user.",
-    2: b"system.posix_acl_access",
-    3: b"system.posix_acl_default",
-    4: b"trusted.",
-    6: b"security.",
-}
-
 # magic, checksum, feature_compat, blkszbits, sb_extslots, root_nid, inos, build_time, build_time_nsec,
 # blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name, feature_incompat, and 44 bytes of features
 # that need a bit in feature_incompat or feature_compat to mean anything
@@ -72,16 +65,10 @@ _COMPACT = struct.Struct("<HHHHI4xIIHH4x")
 # i_format, i_xattr_icount, i_mode, i_reserved, i_size, i_u, i_ino, i_uid, i_gid, i_mtime,
 # i_mtime_nsec, i_nlink, i_reserved2
 _EXTENDED = struct.Struct("<HHH2xQIIIIqII16x")
-DIRENT = struct.Struct("<QHBx")  # nid, nameoff, file_type
-XATTR_IBODY_HEADER = struct.Struct("<IB7x")  # h_name_filter, h_shared_count
-XATTR_ENTRY = struct.Struct("<BBH")  # e_name_len, e_name_index, e_value_size
 
 assert _SUPERBLOCK.size == 128
 assert _COMPACT.size == 32
 assert _EXTENDED.size == EXTENDED_INODE_BYTES
-assert DIRENT.size == 12
-assert XATTR_IBODY_HEADER.size == 12
-assert XATTR_ENTRY.size == 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,110 +270,6 @@ def xattr_ibody_bytes(icount: int) -> int:
 def xattr_icount(ibody_bytes: int) -> int:
     """i_xattr_icount of an xattr area of that many bytes (0, or 12 and a multiple of 4 more)."""
     return (ibody_bytes - 12) // 4 + 1 if ibody_bytes else 0
-
-
-def pack_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """The xattr area of an inode, all entries inline; empty when there are none.
-
-    Raises:
-        ValueError: A name without a known prefix or longer than 255, a value over 65535 bytes, or
-            more in all than i_xattr_icount can count. The text says which.
-    """
-    if not xattrs:
-        return b""
-    parts = [XATTR_IBODY_HEADER.pack(0, 0)]
-    for name, value in xattrs:
-        index, suffix = _split_xattr_name(name)
-        if len(suffix) > NAME_MAX_BYTES or len(value) > 0xFFFF:
-            raise ValueError(f"xattr {name!r} is too long: value of {len(value)} bytes")
-        entry = XATTR_ENTRY.pack(len(suffix), index, len(value)) + suffix + value
-        parts.append(entry + bytes(-len(entry) % 4))
-    body = b"".join(parts)
-    if xattr_icount(len(body)) > 0xFFFF:
-        raise ValueError(f"all xattrs together are too long: {len(body)} bytes, at most 262140")
-    return body
-
-
-def _split_xattr_name(name: bytes) -> tuple[int, bytes]:
-    for index, prefix in XATTR_PREFIXES.items():
-        whole = not prefix.endswith(b".")
-        if name == prefix if whole else (name.startswith(prefix) and len(name) > len(prefix)):
-            return index, name[len(prefix) :]
-    raise ValueError(f"xattr {name!r} has no prefix that EROFS knows")
-
-
-def unpack_xattrs(body: bytes, nid: int) -> dict[bytes, bytes]:
-    """Names and values of an inode's xattr area.
-
-    Raises:
-        FormatError: An entry reaches beyond the area, or it uses shared entries or a prefix that is
-            not supported.
-    """
-    if not body:
-        return {}
-    _filter, shared_count = XATTR_IBODY_HEADER.unpack_from(body)
-    if shared_count:
-        raise FormatError(f"EROFS: inode {nid} has shared xattrs, which are not supported")
-    found: dict[bytes, bytes] = {}
-    at = XATTR_IBODY_HEADER.size
-    while at < len(body):
-        if at + XATTR_ENTRY.size > len(body):
-            raise FormatError(f"EROFS: inode {nid}: xattr entry reaches beyond its area")
-        name_bytes, index, value_bytes = XATTR_ENTRY.unpack_from(body, at)
-        value_at = at + XATTR_ENTRY.size + name_bytes
-        end = value_at + value_bytes
-        if end > len(body) or index not in XATTR_PREFIXES:
-            raise FormatError(
-                f"EROFS: inode {nid}: xattr entry with prefix {index} and {value_bytes} bytes does not fit its area"
-            )
-        name = XATTR_PREFIXES[index] + body[at + XATTR_ENTRY.size : value_at]
-        found[name] = body[value_at:end]
-        at = end + -end % 4
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryBlock:
-    """One parsed block of a directory, its entries in stored order.
-
-    Attributes:
-        names: Bytewise ascending in a well-formed image.
-        nids: The inode of each name.
-        file_types: S_IFMT bits of each name, 0 when unknown; a hint, the inode decides.
-    """
-
-    names: tuple[bytes, ...]
-    nids: tuple[int, ...]
-    file_types: tuple[int, ...]
-
-
-def parse_directory_block(block: bytes, nid: int) -> DirectoryBlock:
-    """Check and read a directory block.
-
-    Args:
-        block: The whole block, or its used part for the last one.
-        nid: The directory's, for messages.
-
-    Raises:
-        FormatError: Name offsets out of range or out of order, or a name that cannot be one.
-    """
-    if len(block) < DIRENT.size:
-        raise FormatError(f"EROFS: directory {nid} has a block of {len(block)} bytes")
-    first_nameoff = DIRENT.unpack_from(block)[1]
-    if first_nameoff % DIRENT.size or not DIRENT.size <= first_nameoff < len(block):
-        raise FormatError(f"EROFS: directory {nid}: first name at offset {first_nameoff}")
-    nids, offsets, types = zip(*DIRENT.iter_unpack(block[:first_nameoff]), strict=True)
-    ends = (*offsets[1:], len(block))
-    names = tuple(block[start:end] for start, end in zip(offsets, ends, strict=True))
-    names = (*names[:-1], names[-1].split(b"\0", 1)[0])
-    previous = 0
-    for offset, name in zip(offsets, names, strict=True):
-        valid = 0 < len(name) <= NAME_MAX_BYTES and b"/" not in name and b"\0" not in name
-        if offset <= previous or not valid:
-            raise FormatError(f"EROFS: directory {nid}: malformed name {name[:32]!r} at offset {offset}")
-        previous = offset
-    kinds = tuple(FILE_TYPES[t] if t < len(FILE_TYPES) else 0 for t in types)
-    return DirectoryBlock(names, nids, kinds)
 
 
 def pack_device(major: int, minor: int) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 from rofs.blockdev import BlockDevice
+from rofs.erofs import directory_format, xattr_format
 from rofs.erofs import format as f
 from rofs.errors import FormatError
 from rofs.vfs import DirEntry, Extent, Stat, StatFs
@@ -51,7 +52,7 @@ class ErofsReader:
         self._end = self._super.blocks * self._block
         self._metadata: _Lru[int, bytes] = _Lru(_METADATA_CACHE_BYTES // self._block)
         self._inodes: _Lru[int, f.DiskInode] = _Lru(_INODE_CACHE_ENTRIES)
-        self._directories: _Lru[tuple[int, int], f.DirectoryBlock] = _Lru(_DIRECTORY_CACHE_ENTRIES)
+        self._directories: _Lru[tuple[int, int], directory_format.DirectoryBlock] = _Lru(_DIRECTORY_CACHE_ENTRIES)
 
     @property
     def root_nid(self) -> int:
@@ -100,10 +101,14 @@ class ErofsReader:
         number, within = divmod(offset, self._block)
         for index in range(number, self._block_count(directory)):
             block = self._directory_block(directory, index)
-            first = -(-within // f.DIRENT.size) if index == number else 0
+            first = -(-within // directory_format.DIRENT.size) if index == number else 0
             for entry in range(first, len(block.names)):
                 last = entry + 1 == len(block.names)
-                following = (index + 1) * self._block if last else index * self._block + (entry + 1) * f.DIRENT.size
+                following = (
+                    (index + 1) * self._block
+                    if last
+                    else index * self._block + (entry + 1) * directory_format.DIRENT.size
+                )
                 yield DirEntry(block.names[entry], block.nids[entry], block.file_types[entry], following)
 
     def readlink(self, nid: int) -> bytes:
@@ -178,20 +183,20 @@ class ErofsReader:
     def _block_count(self, inode: f.DiskInode) -> int:
         return -(-inode.size // self._block)
 
-    def _directory_block(self, directory: f.DiskInode, index: int) -> f.DirectoryBlock:
+    def _directory_block(self, directory: f.DiskInode, index: int) -> directory_format.DirectoryBlock:
         key = (directory.nid, index)
         parsed = self._directories.get(key)
         if parsed is None:
             start = index * self._block
             data = self._content(directory, start, min(self._block, directory.size - start))
-            parsed = f.parse_directory_block(data, directory.nid)
+            parsed = directory_format.parse_directory_block(data, directory.nid)
             self._directories.put(key, parsed)
         return parsed
 
     def _xattrs(self, nid: int) -> dict[bytes, bytes]:
         inode = self._inode(nid)
         body = self._metadata_at(self._place(nid) + inode.header_bytes, inode.xattr_bytes)
-        return f.unpack_xattrs(body, nid)
+        return xattr_format.unpack_xattrs(body, nid)
 
     def _content(self, inode: f.DiskInode, offset: int, length: int) -> bytes:
         plain = self._plain_bytes(inode)

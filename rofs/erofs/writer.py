@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rofs.erofs import directory_format, xattr_format
 from rofs.erofs import format as f
 from rofs.erofs.format import DiskInode, Superblock
 from rofs.errors import InputError, printable
@@ -170,10 +171,10 @@ class _Writer:
         groups = _dirent_groups(directory)
         for group in groups:
             dirents, names = [], []
-            at = len(group) * f.DIRENT.size
+            at = len(group) * directory_format.DIRENT.size
             for name, inode in group:
                 kind = f.FILE_TYPE_OF_MODE[stat.S_IFMT(inode.mode)]
-                dirents.append(f.DIRENT.pack(self._placed[id(inode)].nid, at, kind))
+                dirents.append(directory_format.DIRENT.pack(self._placed[id(inode)].nid, at, kind))
                 names.append(name)
                 at += len(name)
             blocks.append(b"".join(dirents + names))
@@ -305,7 +306,7 @@ def _tail_start(place: int, header_bytes: int, tail_bytes: int) -> int | None:
 
 def _placed(inode: Inode, xattrs: tuple[tuple[bytes, bytes], ...]) -> _Placed:
     try:
-        body = f.pack_xattrs(xattrs)
+        body = xattr_format.pack_xattrs(xattrs)
         if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
             f.pack_device(*_device(inode))
     except ValueError as error:
@@ -325,7 +326,7 @@ def _dirent_groups(directory: Inode) -> list[list[tuple[bytes, Inode]]]:
     groups: list[list[tuple[bytes, Inode]]] = [[]]
     used = 0
     for entry in entries:
-        need = f.DIRENT.size + len(entry[0])
+        need = directory_format.DIRENT.size + len(entry[0])
         if used + need > BLOCK_BYTES:
             groups.append([])
             used = 0
@@ -336,5 +337,5 @@ def _dirent_groups(directory: Inode) -> list[list[tuple[bytes, Inode]]]:
 
 def _directory_bytes(directory: Inode) -> int:
     groups = _dirent_groups(directory)
-    last = sum(f.DIRENT.size + len(name) for name, _ in groups[-1])
+    last = sum(directory_format.DIRENT.size + len(name) for name, _ in groups[-1])
     return (len(groups) - 1) * BLOCK_BYTES + last

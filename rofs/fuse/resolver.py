@@ -13,7 +13,7 @@ from rofs.audit.event import escape_path
 from rofs.errors import BlockFault, ImageError, ReadError
 from rofs.fuse.messages import MAX_MESSAGE_BYTES, PathsAnswer, PathsQuestion
 from rofs.image.open import VerifiedImage
-from rofs.image.paths import ReverseIndex
+from rofs.image.paths import MAX_PATHS, ReverseIndex
 
 
 def serve(connection: socket.socket, image: VerifiedImage) -> None:
@@ -41,7 +41,7 @@ class Resolver:
         key = (question.level, question.block)
         if key not in self._blocks:
             self._blocks[key] = self._index.paths_of_range(start, length)
-        ordered = dict.fromkeys([*paths, *self._blocks[key]])
+        ordered = list(dict.fromkeys([*paths, *self._blocks[key]]))[:MAX_PATHS]
         return PathsAnswer(tuple(map(escape_path, ordered)), self._offset(question.nid, start, length))
 
     def _offset(self, nid: int, start: int, length: int) -> int | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rofs.erofs import directory_format
 from rofs.erofs import format as f
 from rofs.erofs.reader import ErofsReader
 from rofs.erofs.writer import write_filesystem
@@ -127,8 +128,8 @@ class LyingFilesystem:
 
     def _entry(self, path: bytes, name: bytes) -> int:
         start, length = self.content_place(path)
-        block = f.parse_directory_block(bytes(self.data[start : start + length]), 0)
-        return start + block.names.index(name) * f.DIRENT.size
+        block = directory_format.parse_directory_block(bytes(self.data[start : start + length]), 0)
+        return start + block.names.index(name) * directory_format.DIRENT.size
 
 
 def compare_with_tree(reader: ErofsReader, source: MemorySource) -> None:

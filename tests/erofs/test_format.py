@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rofs.erofs import directory_format, xattr_format
 from rofs.erofs import format as f
 from rofs.errors import FormatError
 
@@ -42,8 +43,8 @@ def test_a_device_number_without_room_is_refused(major: int, minor: int) -> None
 
 @given(st.dictionaries(XATTR_NAMES, st.binary(max_size=300), max_size=6))
 def test_xattrs_survive(xattrs: dict[bytes, bytes]) -> None:
-    body = f.pack_xattrs(tuple(sorted(xattrs.items())))
-    assert f.unpack_xattrs(body, 1) == xattrs
+    body = xattr_format.pack_xattrs(tuple(sorted(xattrs.items())))
+    assert xattr_format.unpack_xattrs(body, 1) == xattrs
     assert len(body) % 4 == 0
     assert f.xattr_ibody_bytes(f.xattr_icount(len(body))) == len(body)
 
@@ -61,20 +62,20 @@ def test_xattrs_survive(xattrs: dict[bytes, bytes]) -> None:
 )
 def test_xattrs_that_erofs_cannot_hold(xattrs: tuple[tuple[bytes, bytes], ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        f.pack_xattrs(xattrs)
+        xattr_format.pack_xattrs(xattrs)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_as_xattrs(body: bytes) -> None:
     body = body[: f.xattr_ibody_bytes(len(body) // 4)]
     with contextlib.suppress(FormatError):
-        f.unpack_xattrs(body.ljust(12, b"\0") if body else b"", 1)
+        xattr_format.unpack_xattrs(body.ljust(12, b"\0") if body else b"", 1)
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_as_a_directory(block: bytes) -> None:
     try:
-        parsed = f.parse_directory_block(block, 1)
+        parsed = directory_format.parse_directory_block(block, 1)
     except FormatError:
         return
     assert all(0 < len(name) <= 255 and b"/" not in name and b"\0" not in name for name in parsed.names)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EROFS directories: one block of sorted names. No I/O, and no search.
+
+Source: Linux Documentation/filesystems/erofs.rst, section "Directories".
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from rofs.erofs.format import FILE_TYPES, NAME_MAX_BYTES
+from rofs.errors import FormatError
+
+DIRENT = struct.Struct("<QHBx")  # nid, nameoff, file_type
+
+assert DIRENT.size == 12
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryBlock:
+    """One parsed block of a directory, its entries in stored order.
+
+    Attributes:
+        names: Bytewise ascending in a well-formed image.
+        nids: The inode of each name.
+        file_types: S_IFMT bits of each name, 0 when unknown; a hint, the inode decides.
+    """
+
+    names: tuple[bytes, ...]
+    nids: tuple[int, ...]
+    file_types: tuple[int, ...]
+
+
+def parse_directory_block(block: bytes, nid: int) -> DirectoryBlock:
+    """Check and read a directory block.
+
+    Args:
+        block: The whole block, or its used part for the last one.
+        nid: The directory's, for messages.
+
+    Raises:
+        FormatError: Name offsets out of range or out of order, or a name that cannot be one.
+    """
+    if len(block) < DIRENT.size:
+        raise FormatError(f"EROFS: directory {nid} has a block of {len(block)} bytes")
+    first_nameoff = DIRENT.unpack_from(block)[1]
+    if first_nameoff % DIRENT.size or not DIRENT.size <= first_nameoff < len(block):
+        raise FormatError(f"EROFS: directory {nid}: first name at offset {first_nameoff}")
+    nids, offsets, types = zip(*DIRENT.iter_unpack(block[:first_nameoff]), strict=True)
+    ends = (*offsets[1:], len(block))
+    names = tuple(block[start:end] for start, end in zip(offsets, ends, strict=True))
+    names = (*names[:-1], names[-1].split(b"\0", 1)[0])
+    previous = 0
+    for offset, name in zip(offsets, names, strict=True):
+        valid = 0 < len(name) <= NAME_MAX_BYTES and b"/" not in name and b"\0" not in name
+        if offset <= previous or not valid:
+            raise FormatError(f"EROFS: directory {nid}: malformed name {name[:32]!r} at offset {offset}")
+        previous = offset
+    kinds = tuple(FILE_TYPES[t] if t < len(FILE_TYPES) else 0 for t in types)
+    return DirectoryBlock(names, nids, kinds)
