@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rofs.audit.event import escape_path
 from rofs.cli.options import add_trust_options, naming, note, trust_policy
 from rofs.cli.render import TerminalProgress, image_pairs, out, out_json, out_pairs
-from rofs.errors import ImageError, printable
+from rofs.errors import ImageError, ReadError, printable
 
 if TYPE_CHECKING:
     from rofs.image.check import CheckResult
@@ -61,9 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
         out_json(fields)
     elif not result.faults:
         out_pairs([*image_pairs(fields), ("accepted by", image.facts.accepted_by)])
-        out(f"all {result.blocks} blocks match the root hash")
+        out(f"verified:    {result.blocks} of {result.blocks} blocks match the root hash")
     if result.faults:
-        raise ImageError(_complaint(arguments.image, result))
+        unreadable = all(fault.kind == "io" for fault, _ in result.faults)
+        raise (ReadError if unreadable else ImageError)(_complaint(arguments.image, result))
 
 
 def _faults(result: CheckResult) -> list[dict[str, object]]:
@@ -85,4 +86,5 @@ def _complaint(image: str, result: CheckResult) -> str:
     bad = len(result.faults) + result.more
     where = f" in {', '.join(map(printable, paths[:5]))}" if paths else ""
     more = f"; {bad - 1} more bad blocks (--json lists them)" if bad > 1 else ""
-    return f"{printable(image)} is corrupt: {fault}{where}{more}"
+    what = "is corrupt" if fault.kind == "mismatch" else "cannot be read"
+    return f"{printable(image)} {what}: {fault}{where}{more}"

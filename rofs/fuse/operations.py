@@ -17,7 +17,7 @@ import pyfuse3
 from pyfuse3 import FUSEError
 
 from rofs.audit.event import escape_path
-from rofs.errors import CorruptionError, ReadError
+from rofs.errors import CorruptionError, ImageError, ReadError
 from rofs.fuse.errnos import errno_of, name_of
 from rofs.fuse.flags import flag_names, wants_write
 from rofs.fuse.messages import Attempt, FaultReport, InternalReport, Report
@@ -281,14 +281,21 @@ class Operations(pyfuse3.Operations):
         raise FUSEError(errno.EROFS)
 
     def _refuse_new(self, op: str, ctx: Context, parent: int, name: bytes, *, flags: tuple[str, ...] = ()) -> None:
-        if self._filesystem.lookup(self._nid(parent), name) is not None:
+        if self._exists(parent, name, unknown=False):
             raise FUSEError(errno.EEXIST)
         self._refuse(op, ctx, parent, name, flags=flags)
 
     def _refuse_old(self, op: str, ctx: Context, parent: int, name: bytes) -> None:
-        if self._filesystem.lookup(self._nid(parent), name) is None:
+        if not self._exists(parent, name, unknown=True):
             raise FUSEError(errno.ENOENT)
         self._refuse(op, ctx, parent, name)
+
+    def _exists(self, parent: int, name: bytes, *, unknown: bool) -> bool:
+        """Whether a name exists; `unknown` when its directory is corrupt: the attempt is refused all the same."""
+        try:
+            return self._filesystem.lookup(self._nid(parent), name) is not None
+        except ImageError:
+            return unknown
 
     @_handler
     def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context) -> Any:  # noqa: ARG002
@@ -313,7 +320,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context) -> Any:
         """Refuse link(2)."""
-        if self._filesystem.lookup(self._nid(new_parent_inode), new_name) is not None:
+        if self._exists(new_parent_inode, new_name, unknown=False):
             raise FUSEError(errno.EEXIST)
         self._refuse("link", ctx, inode, new=(new_parent_inode, new_name))
 
@@ -338,7 +345,7 @@ class Operations(pyfuse3.Operations):
         ctx: Context,
     ) -> None:
         """Refuse rename(2) and renameat2(2)."""
-        if self._filesystem.lookup(self._nid(parent_inode_old), name_old) is None:
+        if not self._exists(parent_inode_old, name_old, unknown=True):
             raise FUSEError(errno.ENOENT)
         names = tuple(n for n in ("RENAME_NOREPLACE", "RENAME_EXCHANGE") if flags & getattr(pyfuse3, n))
         self._refuse("rename", ctx, parent_inode_old, name_old, new=(parent_inode_new, name_new), flags=names)

@@ -7,14 +7,21 @@ Partition table, signature and filesystem are read by it; what comes back to the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
+import signal
+import time
 
 from rofs import errors
-from rofs.errors import FormatError, RofsError
+from rofs.errors import FormatError, HostError, RofsError, TrustError
 from rofs.fuse.process import fork
-from rofs.image.open import ImageFacts, open_image
+from rofs.image.open import MAX_FACTS_BYTES, ImageFacts, open_image
 from rofs.trust.verify import TrustPolicy
+
+# Reading a partition table, a signature and two blocks; a network disk may take its time.
+_ANSWER_SECONDS = 60.0
 
 _ERRORS = {
     kind.__name__: kind
@@ -41,14 +48,35 @@ def verify(image_fd: int, policy: TrustPolicy) -> ImageFacts:
         pid = fork(lambda: _answer(image_fd, policy, writing), keep=(image_fd, writing), unprivileged=True)
     finally:
         os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    _pid, status = os.waitpid(pid, 0)
-    if status or not answer:
-        raise FormatError(f"the process that verifies the image died (status {os.waitstatus_to_exitcode(status)})")
+    try:
+        answer = _read_answer(reading)
+    finally:
+        os.close(reading)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # it has answered, or will not
+        os.waitpid(pid, 0)
     if answer.startswith(b"E"):
         raise unpack_error(answer[1:])
-    return ImageFacts.from_json(answer[1:])
+    facts = ImageFacts.from_json(answer[1:])
+    if policy.pinned_root_hash is not None and facts.root_hash != policy.pinned_root_hash.hex():
+        raise TrustError(f"root hash {policy.pinned_root_hash.hex()} is pinned, the verifier says {facts.root_hash}")
+    return facts
+
+
+def _read_answer(pipe: int) -> bytes:
+    """All that the process writes, within bounds: it may have been taken over by the image."""
+    answer = b""
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while len(answer) <= MAX_FACTS_BYTES:
+        if not select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
+            raise HostError(f"the process that verifies the image did not answer within {_ANSWER_SECONDS:g} s")
+        chunk = os.read(pipe, 65536)
+        if not chunk:
+            break
+        answer += chunk
+    if not answer or len(answer) > MAX_FACTS_BYTES:
+        raise FormatError(f"the process that verifies the image died or answered nonsense ({len(answer)} bytes)")
+    return answer
 
 
 def _answer(image_fd: int, policy: TrustPolicy, pipe: int) -> None:

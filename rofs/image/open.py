@@ -26,7 +26,7 @@ from rofs.trust.verify import TrustPolicy, VerifiedRootHash, establish_trust
 from rofs.verity.device import VerityDevice
 from rofs.verity.format import SUPERBLOCK_BYTES, VeritySuperblock
 
-_MAX_FACTS_BYTES = 1 << 20
+MAX_FACTS_BYTES = 1 << 20
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 
 
@@ -70,10 +70,10 @@ class ImageFacts:
             FormatError: It is not what `to_json` writes; the sender is not to be believed blindly.
         """
         try:
-            fields: dict[str, Any] = json.loads(data[:_MAX_FACTS_BYTES])
-            identity = fields.pop("identity")
-            facts = cls(identity=Identity(**identity), **fields | {"warnings": tuple(fields["warnings"])})
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            fields: dict[str, Any] = json.loads(data[:MAX_FACTS_BYTES])
+            identity = parse_identity(json.dumps(fields.pop("identity")).encode())
+            facts = cls(identity=identity, **fields | {"warnings": tuple(fields["warnings"])})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, FormatError) as error:
             raise FormatError(f"the verifier's answer cannot be read: {error}") from error
         _check_types(facts)
         return facts
@@ -82,7 +82,7 @@ class ImageFacts:
 def _check_types(facts: ImageFacts) -> None:
     numbers = (facts.data_offset_bytes, facts.data_length_bytes, facts.hash_offset_bytes, facts.hash_length_bytes)
     texts = (facts.root_hash, facts.accepted_by, facts.superblock, *facts.warnings)
-    optional = (facts.signer, facts.signer_fingerprint, facts.identity.name, facts.identity.version)
+    optional = (facts.signer, facts.signer_fingerprint)
     if (
         not all(type(n) is int and n >= 0 for n in numbers)
         or not all(isinstance(t, str) for t in texts)

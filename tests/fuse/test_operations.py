@@ -443,9 +443,22 @@ TOUCHING: list[Request] = [
     lambda o: o.listxattr(inode(FILE), ME),
     lambda o: o.readlink(inode(FILE), ME),
     lambda o: o.lookup(inode(FILE), b"x", ME),
-    lambda o: o.unlink(inode(FILE), b"x", ME),
-    lambda o: o.mkdir(inode(FILE), b"x", 0o755, ME),
 ]
+CHANGING_IN: list[Request] = [
+    lambda o: o.unlink(inode(FILE), b"x", ME),
+    lambda o: o.rmdir(inode(FILE), b"x", ME),
+    lambda o: o.mkdir(inode(FILE), b"x", 0o755, ME),
+    lambda o: o.rename(inode(FILE), b"x", inode(FILE), b"y", 0, ME),
+    lambda o: o.link(inode(FILE), inode(FILE), b"x", ME),
+]
+
+
+@pytest.mark.parametrize("request_", CHANGING_IN)
+async def test_an_attempt_in_a_corrupt_directory_is_refused_and_recorded(served: Served, request_: Request) -> None:
+    served.filesystem.corrupt(FILE)
+    assert await errno_from(request_(served.operations)) == errno.EROFS
+    (report,) = served.reports
+    assert isinstance(report, Attempt)
 
 
 @pytest.mark.parametrize("request_", TOUCHING)

@@ -109,7 +109,7 @@ def test_verifier_that_dies(
         os._exit(status)
 
     monkeypatch.setattr(verifier, "_answer", die)
-    with pytest.raises(FormatError, match=f"verifies the image died \\(status {status}\\)"):
+    with pytest.raises(FormatError, match="verifies the image died"):
         verify(image_fd, signing_keys.policy)
 
 
