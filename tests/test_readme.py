@@ -22,6 +22,7 @@ _VARIABLE = (
     (re.compile(r"\b[0-9a-f]{64}\b"), "HASH"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
     (re.compile(r"\[\d+\]"), "[PID]"),
+    (re.compile(r"by pid \d+"), "by pid PID"),
     (re.compile(r"/[\w./-]*/(?=(keys|tree\.raw|debian\.raw|tampered\.raw|usr/bin/chsh)\b)"), "DIR/"),
     (re.compile(r"/[\w./-]*/debian-bookworm-\S+"), "DIR"),
 )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -32,10 +31,8 @@ def run(*words: str | Path, check: bool = True, env: dict[str, str] | None = Non
     return done
 
 
-def test_setup_is_safe_and_quick_to_run_again() -> None:
-    started = time.monotonic()
+def test_setup_has_nothing_to_do_when_run_again() -> None:
     said = run(SCRIPTS / "setup").stdout
-    assert time.monotonic() - started < 20
     assert re.fullmatch(r"setup: ready: Python 3\.\d+\.\d+, rofs \S+\n", said)
 
 
@@ -62,9 +59,7 @@ def test_ci_runs_exactly_the_tests() -> None:
 
 
 def test_the_debian_root_is_cached_and_clean(debian_root: Path) -> None:
-    started = time.monotonic()
     assert run(SCRIPTS / "debian-root").stdout == f"{debian_root}\n"
-    assert time.monotonic() - started < 5
     assert (debian_root / "usr" / "bin" / "python3").exists()
     assert (debian_root / "etc" / "hostname").read_text() == "debian\n"
     assert not list((debian_root / "var" / "cache" / "apt" / "archives").glob("*.deb"))
@@ -72,9 +67,7 @@ def test_the_debian_root_is_cached_and_clean(debian_root: Path) -> None:
 
 
 def test_the_demo_shows_what_the_readme_says(tmp_path: Path, debian_root: Path) -> None:
-    started = time.monotonic()
     said = run(SCRIPTS / "demo", env={"TMPDIR": str(tmp_path)}).stdout
-    assert time.monotonic() - started < 120
     assert_shown(block("text", "demo"), said[said.index("rofs: a signed Debian root") :])
     assert said.splitlines()[-1].startswith("Summary: ")
     assert list(tmp_path.iterdir()) == []

@@ -76,6 +76,8 @@ def _who(event: Mapping[str, Any]) -> str | None:
     if pid is None and uid is None and comm is None:
         return None
     who = f"by {'?' if comm is None else _plain(comm)}[{'?' if pid is None else _plain(pid)}]"
+    if comm is None and uid is None:
+        who = f"by pid {_plain(pid)}"  # a process of the mount itself
     return who if uid is None else f"{who} uid={_plain(uid)}"
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rofs.errors import FormatError, HostError, RofsError, from_os_error, printable
 from rofs.fuse import control, keeper, kernel, mountinfo, places
 from rofs.fuse.keeper import MountRequest
+from rofs.fuse.process import close_all_but
 from rofs.fuse.verifier import pack_error, unpack_error
 from rofs.image.open import ImageFacts, open_file
 from rofs.trust.verify import TrustPolicy
@@ -101,7 +102,7 @@ def _be_keeper(request: MountRequest, pipe: int) -> None:
     try:
         os.setsid()
         os.chdir("/")
-        _let_go_of_the_terminal()
+        _let_go_of_the_caller({request.image_fd, pipe})
         keeper.run(request, announce)
         status = 0
     except RofsError as error:
@@ -114,8 +115,9 @@ def _be_keeper(request: MountRequest, pipe: int) -> None:
         os._exit(status)
 
 
-def _let_go_of_the_terminal() -> None:
-    """Before any child is forked: whoever reads our output must see its end when the parent returns."""
+def _let_go_of_the_caller(keep: set[int]) -> None:
+    """Before any child is forked: who waits for the end of our output, or of any pipe, must see it now."""
+    close_all_but({0, 1, 2, *keep})
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nothing, fd)

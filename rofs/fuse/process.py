@@ -44,7 +44,7 @@ def fork(main: Callable[[], None], *, keep: Iterable[int], unprivileged: bool) -
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _close_all_but({0, 1, 2, *keep})
+        close_all_but({0, 1, 2, *keep})
         if unprivileged:
             drop_privileges()
         _die_with(parent, signal.SIGKILL if unprivileged else None)
@@ -76,7 +76,8 @@ def _die_with(parent: int, number: signal.Signals | None) -> None:
             os._exit(1)
 
 
-def _close_all_but(keep: set[int]) -> None:
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor that is not named, also those that were inherited without our knowing."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
             with contextlib.suppress(OSError):

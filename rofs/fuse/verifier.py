@@ -3,6 +3,9 @@
 
 Partition table, signature and filesystem are read by it; what comes back to the privileged keeper is
 `ImageFacts`, plain values that were checked field by field, or the error that refuses the image.
+
+It may not be able to read the program's own files, so all modules that it needs are imported here,
+before the fork.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ import select
 import signal
 import time
 
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - imported late by verification: see below
+
 from rofs import errors
 from rofs.errors import FormatError, HostError, RofsError, TrustError
 from rofs.fuse.process import fork
 from rofs.image.open import MAX_FACTS_BYTES, ImageFacts, open_image
+from rofs.trust import pkcs7  # noqa: F401 - as above
 from rofs.trust.verify import TrustPolicy
 
 # Reading a partition table, a signature and two blocks; a network disk may take its time.

@@ -7,6 +7,7 @@ with a socket, on a copy of the kernel's request, and then the fuse descriptor t
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ import pyfuse3
 import trio
 
 from rofs.fuse.counters import Counters
+from rofs.fuse.messages import InternalReport, Report
 from rofs.fuse.operations import Operations
 from rofs.fuse.reporter import Reporter
 from rofs.image.open import VerifiedImage
@@ -52,11 +54,26 @@ def serve(
         counters.set(Counters.REQUESTS, requests)
         counters.set(Counters.VERIFIED_BLOCKS, image.device.verified_blocks)
 
-    operations = Operations(image.filesystem, Reporter(connection).report, count)
+    report = Reporter(connection).report
+    logging.getLogger("pyfuse3").addHandler(_LogToSupervisor(report))
+    operations = Operations(image.filesystem, report, count)
     _attach(operations, fuse_fd, init_request)
     ready()
     # One task is enough: handlers never wait.
     trio.run(pyfuse3.main, 1, 1)
+
+
+class _LogToSupervisor(logging.Handler):
+    """Passes what pyfuse3 logs on to the supervisor: a worker in the background has no stderr."""
+
+    def __init__(self, report: Callable[[Report], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # An unmount overtook the answer to a request; nobody waits for it any more.
+        if "fuse_reply_* failed" not in record.msg:
+            self._report(InternalReport(nid=None, detail=f"pyfuse3: {record.getMessage()}"[:1000]))
 
 
 def _attach(operations: Operations, fuse_fd: int, init_request: bytes) -> None:

@@ -37,6 +37,7 @@ from tests.trees import (
     names_for_directory_bytes,
     node,
     odd_tree,
+    remove_deep,
     symlink,
     write_plain_tree,
 )
@@ -394,8 +395,12 @@ def odd_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
 
 @needs_root
 @needs_fsck
-def test_fsck_accepts_the_odd_tree(odd_image: tuple[Path, Path]) -> None:
-    fsck(odd_image[1])
+def test_fsck_accepts_the_odd_tree_without_its_depth(tmp_path: Path) -> None:
+    with odd_tree(tmp_path / "tree") as tree:
+        remove_deep(tree / "deep")
+        image = tmp_path / "image"
+        image.write_bytes(write_image(DirectorySource(str(tree))))
+        fsck(image)
 
 
 @needs_root

@@ -7,13 +7,15 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from tests.conftest import SigningKeys
+from tests.conftest import REPOSITORY, SigningKeys, make_keys
 from tests.mounts.harness import ROFS, is_mount, mounted, read_events, rofs
 
 
@@ -175,6 +177,56 @@ def test_when_the_keeper_dies_nobody_goes_on_in_its_name(small_image: Path, trus
         again = rofs("mount", small_image, mount.directory, "--trust", trust, check=False)
         assert again.returncode == 5
         assert "umount -l" in again.stderr
+
+
+@pytest.mark.parametrize("key_type", ["p256", "rsa3072"])
+def test_it_works_from_where_only_root_can_read(
+    small_tree: Path, tmp_path: Path, key_type: Literal["p256", "rsa3072"]
+) -> None:
+    """Whoever has dropped privileges can import nothing any more from a home directory with mode 0700."""
+    keys = make_keys(tmp_path / "keys", key_type)
+    rofs("build", small_tree, "-o", tmp_path / "i", "--key", keys.key_path, "--cert", keys.certificate_path)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "mnt").mkdir()
+    script = f"""
+        set -e
+        cd {tmp_path}
+        mount -t tmpfs -o mode=0700 none private
+        mkdir private/checkout private/venv
+        mount --bind {REPOSITORY} private/checkout
+        mount --bind {sys.prefix} private/venv
+        rofs() {{ PYTHONPATH=$PWD/private/checkout private/venv/bin/python -m rofs.cli.main "$@"; }}
+        rofs mount i mnt --trust {keys.certificate_path} --audit-log log
+        cmp {small_tree}/large mnt/large
+        ! mkdir mnt/new 2>/dev/null
+        rofs umount mnt
+    """
+    done = subprocess.run(["unshare", "-m", "bash", "-c", script], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [event["event"] for event in read_events(tmp_path / "log")] == ["trust", "mount", "write_blocked", "umount"]
+    assert read_events(tmp_path / "log")[2]["path"] == "/new"
+
+
+def test_it_keeps_no_descriptor_of_its_caller(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        words: list[str | Path] = [
+            ROFS,
+            "mount",
+            small_image,
+            tmp_path / "mnt",
+            "--trust",
+            trust,
+            "--audit-log",
+            tmp_path / "log",
+        ]
+        (tmp_path / "mnt").mkdir()
+        try:
+            subprocess.run(words, check=True, pass_fds=[writing])
+            os.close(writing)
+            assert pipe.read() == b""  # which would wait for ever
+        finally:
+            rofs("umount", tmp_path / "mnt")
 
 
 # What cannot be mounted

@@ -7,6 +7,7 @@ by itself, by permission or since the operation does not exist, never reaches ro
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from tests.compare import differences
 from tests.mounts.harness import Mounted, mounted
 
+MS_RDONLY, MS_REMOUNT = 1, 32
 SYSTEM_PYTHON = "/usr/bin/python3"
 ORDINARY_USER = 1000
 ATTEMPTS = Path(__file__).with_name("attempts.py")
@@ -175,10 +177,12 @@ def test_flags_and_changes_are_named(mount: Mounted) -> None:
     assert removed["xattr"] == "user.note"
 
 
-def test_remounted_read_only_it_refuses_all_the_same(mount: Mounted) -> None:
-    subprocess.run(["mount", "-i", "-o", "remount,ro", mount.directory], check=True)
+@pytest.mark.parametrize("flags", [MS_REMOUNT | MS_RDONLY, MS_REMOUNT])
+def test_remounted_it_refuses_all_the_same(mount: Mounted, flags: int) -> None:
+    # By mount(2): the newer fsconfig(2), which mount(8) of Debian 13 uses, cannot reconfigure a FUSE mount.
+    libc = ctypes.CDLL(None, use_errno=True)
+    directory = os.fsencode(mount.directory)
+    assert libc.mount(b"none", directory, None, ctypes.c_ulong(flags), None) == 0, os.strerror(ctypes.get_errno())
     with pytest.raises(OSError, match="Read-only"):
         (mount.directory / "plain").write_text("x")
-    subprocess.run(["mount", "-i", "-o", "remount,rw", mount.directory], check=True)
-    with pytest.raises(OSError, match="Read-only"):
-        (mount.directory / "plain").write_text("x")
+    assert (mount.directory / "plain").read_bytes()

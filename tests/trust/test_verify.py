@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from rofs.errors import TrustError
 from rofs.trust import keys, pkcs7
@@ -204,12 +207,11 @@ class TestForeignSignatures:
         assert establish_trust(ROOT_HASH, BY_ALICE, policy=policy).accepted_by == "signature"
 
     def test_expired_certificate_is_accepted(self, tmp_path: Path) -> None:
-        request, path = tmp_path / "csr", tmp_path / "expired.crt"
-        openssl("req", "-new", "-key", ALICE.key_path, "-subj", "/CN=Old", "-out", request)
-        openssl(
-            *("x509", "-req", "-in", request, "-key", ALICE.key_path, "-days", "-1"),
-            *("-out", path),
-        )
+        long_ago = dt.datetime(1970, 1, 2, tzinfo=dt.UTC)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Old")])
+        builder = x509.CertificateBuilder(name, name, ALICE.key.public_key(), 1, long_ago, long_ago)
+        path = tmp_path / "expired.crt"
+        path.write_bytes(builder.sign(ALICE.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         expired = dataclasses.replace(
             ALICE, certificate_path=str(path), certificate=keys.load_certificates(str(path))[0]
         )
