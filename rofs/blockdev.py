@@ -49,7 +49,7 @@ class FileDevice:
 
     def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Read exactly that range; see `BlockDevice.read_at`."""
-        _check_range(self._size_bytes, offset_bytes, length_bytes)
+        check_range(self._size_bytes, offset_bytes, length_bytes)
         try:
             data = os.pread(self._fd, length_bytes, offset_bytes)
             while len(data) < length_bytes:  # a signal or the 2 GiB limit of one call
@@ -71,7 +71,7 @@ class WindowDevice:
     """A part of another device, such as a partition."""
 
     def __init__(self, device: BlockDevice, offset_bytes: int, length_bytes: int) -> None:
-        _check_range(device.size_bytes, offset_bytes, length_bytes)
+        check_range(device.size_bytes, offset_bytes, length_bytes)
         self._device = device
         self._offset_bytes = offset_bytes
         self._length_bytes = length_bytes
@@ -83,11 +83,16 @@ class WindowDevice:
 
     def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Read exactly that range of the window; see `BlockDevice.read_at`."""
-        _check_range(self._length_bytes, offset_bytes, length_bytes)
+        check_range(self._length_bytes, offset_bytes, length_bytes)
         return self._device.read_at(self._offset_bytes + offset_bytes, length_bytes)
 
 
-def _check_range(size_bytes: int, offset_bytes: int, length_bytes: int) -> None:
+def check_range(size_bytes: int, offset_bytes: int, length_bytes: int) -> None:
+    """Refuse a range that is not inside a device of `size_bytes`.
+
+    Raises:
+        FormatError: It is not.
+    """
     if offset_bytes < 0 or length_bytes < 0 or offset_bytes + length_bytes > size_bytes:
         raise FormatError(
             f"{length_bytes} bytes at offset {offset_bytes} lie outside of a device of {size_bytes} bytes"

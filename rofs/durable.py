@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Durable changes of the disk: the only place of rofs that writes, syncs and renames files.
 
-A new file is complete and on the medium before its name appears, or it never appears. All system
-calls go through one `Calls` object, the seam where tests inject a full disk, an I/O error or a power
-cut. This module does not know what it writes.
+A new file is complete and on the medium before its name appears, or it never appears. The system calls
+that this rests on go through one `Calls` object, the seam where tests inject a full disk, an I/O error
+or a power cut. This module does not know what it writes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -28,6 +29,14 @@ class Calls:
     def open(self, path: bytes, flags: int, mode: int) -> int:
         """Call open(2)."""
         return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def chmod(self, fd: int, mode: int) -> None:
+        """Call fchmod(2)."""
+        os.fchmod(fd, mode)
+
+    def mkdir(self, path: bytes, mode: int) -> None:
+        """Call mkdir(2)."""
+        os.mkdir(path, mode)
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset_bytes: int) -> int:
         """Call pwrite(2), which may write less than asked."""
@@ -96,13 +105,16 @@ class NewFile:
         self._temporary = os.path.join(directory, b".%s.%s.tmp" % (name[:200], secrets.token_hex(6).encode()))
         if not replace and os.path.lexists(self._path):
             raise InputError(f"{printable(self._path)} exists already; it was left as it is")
-        if replace and os.path.isdir(self._path):
-            raise InputError(f"{printable(self._path)} is a directory; expected a file name")
+        if replace and os.path.lexists(self._path) and not _is_replaceable(self._path):
+            raise InputError(f"{printable(self._path)} is not a regular file; it was left as it is")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         with _translated("cannot create", self._path):
             self.fd = _calls.open(self._temporary, flags, mode)
-            os.fchmod(self.fd, mode)
-        self._committed = False
+            try:
+                _calls.chmod(self.fd, mode)
+            except BaseException:
+                self._discard()
+                raise
 
     def write_at(self, offset_bytes: int, data: bytes | memoryview) -> None:
         """Write all of `data` at an offset."""
@@ -126,7 +138,6 @@ class NewFile:
                 _calls.rename(self._temporary, self._path)
             else:
                 _calls.link(self._temporary, self._path)
-            self._committed = True
             if not self._replace:
                 _calls.unlink(self._temporary)
             fsync_directory(os.path.dirname(self._path))
@@ -140,6 +151,9 @@ class NewFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._discard()
+
+    def _discard(self) -> None:
         os.close(self.fd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
@@ -155,6 +169,19 @@ def write_atomic(path: str | bytes, data: bytes, *, mode: int = 0o644, replace: 
     with NewFile(path, mode=mode, replace=replace) as new:
         new.write_at(0, data)
         new.commit()
+
+
+def remove(path: str | bytes) -> None:
+    """Remove a file that is there, and make that durable.
+
+    Raises:
+        InputError: It does not exist.
+        HostError: No permission, or an I/O error.
+    """
+    path = os.path.abspath(os.fsencode(path))
+    with _translated("cannot remove", path):
+        _calls.unlink(path)
+        fsync_directory(os.path.dirname(path))
 
 
 class AppendFile:
@@ -173,9 +200,10 @@ class AppendFile:
         self.path = os.path.abspath(os.fsencode(path))
         with _translated("cannot open", self.path):
             make_directories(os.path.dirname(self.path))
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             self.fd = _calls.open(self.path, flags, mode)
         try:
+            _check_regular(self.fd, self.path)
             _lock(self.fd, self.path, lock_seconds)
             with _translated("cannot sync the directory of", self.path):
                 fsync_directory(os.path.dirname(self.path))
@@ -223,7 +251,7 @@ def make_directories(path: bytes, mode: int = 0o700) -> None:
         path = os.path.dirname(path)
     for directory in reversed(missing):
         with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, mode)
+            _calls.mkdir(directory, mode)
         fsync_directory(os.path.dirname(directory))
 
 
@@ -241,6 +269,17 @@ def fsync_directory(path: bytes) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def _is_replaceable(path: bytes) -> bool:
+    """A file, or a symbolic link, which is replaced itself; never a directory, a device or a FIFO."""
+    mode = os.lstat(path).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+
+
+def _check_regular(fd: int, path: bytes) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise InputError(f"{printable(path)} is not a regular file")
 
 
 def _lock(fd: int, path: bytes, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

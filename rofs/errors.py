@@ -27,7 +27,7 @@ class StateError(RofsError):
 
 
 class HostError(RofsError):
-    """The environment lacks something: a device, a privilege, space, a kernel feature."""
+    """The environment lacks something: a device, a privilege, space, a kernel feature, a free mount point."""
 
 
 class TrustError(RofsError):
@@ -130,5 +130,9 @@ def printable(path: str | bytes) -> str:
     Returns:
         Text that is safe on a terminal and in a log line.
     """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def one_line(text: str) -> str:
+    """Text that is safe on a terminal and stays one line, whatever an image or a log says of itself."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file tree in memory, as a source gives it to an image writer: attributes and names, never content.
 
-Memory is proportional to the number of entries. Sources (`source/`) make it, writers (`erofs/`) read
-it; neither knows the other. Nothing here does I/O.
+A source makes `Inode`s, puts them under names with `add` in any order, and hands over a `Tree`, which
+nothing but its constructor makes: it works out what depends on all the names. Memory is proportional to
+the number of entries. Sources (`source/`) make it, writers (`erofs/`) read it; neither knows the other.
+Nothing here does I/O.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
-_NO_CHILDREN: dict[bytes, Inode] = {}
+# Shared by all that is no directory: nobody can put anything into it.
+_NO_CHILDREN: Mapping[bytes, Inode] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
@@ -26,10 +30,14 @@ class Inode:
         rdev: As `os.makedev`, for device nodes.
         xattrs: Names with prefix and values, sorted by name.
         target: Of a symbolic link.
-        children: Of a directory: name to inode, in no particular order.
-        parent: The directory it was first found in; None for the root.
-        name: The name it was first found under.
+        children: Of a directory: name to inode, in no particular order; `add` changes it.
+        parent: The directory it was first put into; in a `Tree`, where its canonically first name stands.
+        name: The name that goes with `parent`.
+        nlink: Right in a `Tree` only.
         source_key: What the source needs to find the content again.
+
+    Raises:
+        ValueError: Children of what is no directory.
     """
 
     mode: int
@@ -40,11 +48,17 @@ class Inode:
     rdev: int = 0
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     target: bytes = b""
-    children: dict[bytes, Inode] = field(default_factory=lambda: _NO_CHILDREN)
+    children: Mapping[bytes, Inode] = field(default_factory=lambda: _NO_CHILDREN)
     parent: Inode | None = None
     name: bytes = b""
     nlink: int = 1
     source_key: object = None
+
+    def __post_init__(self) -> None:
+        if self.is_directory:
+            self.children = dict(self.children)
+        elif self.children:
+            raise ValueError(f"an inode of mode {self.mode:#o} has no children")
 
     @property
     def is_directory(self) -> bool:
@@ -56,6 +70,25 @@ class Inode:
         """Whether it is a regular file."""
         return stat.S_ISREG(self.mode)
 
+    def add(self, name: bytes, child: Inode) -> None:
+        """Put an inode into this directory, in place of what had the name.
+
+        Args:
+            name: One component of a path.
+            child: A directory under one name only; anything else under as many as it has links.
+
+        Raises:
+            ValueError: This is no directory, or no file can have the name.
+        """
+        if not self.is_directory:
+            raise ValueError(f"an inode of mode {self.mode:#o} has no children")
+        if name in {b"", b".", b".."} or b"/" in name or b"\0" in name:
+            raise ValueError(f"no file can have the name {name!r}")
+        assert isinstance(self.children, dict)
+        self.children[name] = child
+        if child.parent is None:
+            child.parent, child.name = self, name
+
     def path(self) -> bytes:
         """Its first path, relative to the root, beginning with `/`."""
         names: list[bytes] = []
@@ -66,12 +99,61 @@ class Inode:
         return b"/" + b"/".join(reversed(names))
 
 
+class Tree:
+    """A complete tree, in which every inode knows its number of links and its canonically first name.
+
+    Making one is what finishes a tree: the result depends on the names alone, never on the order in
+    which they were put in. After a change below `root` make another.
+
+    Args:
+        root: The root directory, with everything below it.
+
+    Raises:
+        ValueError: The root is no directory, or a directory stands under two names.
+    """
+
+    def __init__(self, root: Inode) -> None:
+        if not root.is_directory:
+            raise ValueError(f"the root of a tree has mode {root.mode:#o}; expected a directory")
+        self._root = root
+        self._finish()
+
+    @property
+    def root(self) -> Inode:
+        """The root directory."""
+        return self._root
+
+    def walk(self) -> Iterator[Inode]:
+        """Every inode once, in the canonical order: depth first, names bytewise."""
+        yield self._root
+        for directory, name, inode in _names(self._root):
+            if inode.parent is directory and inode.name == name:
+                yield inode
+
+    def _finish(self) -> None:
+        root = self._root
+        root.nlink, root.parent, root.name = 2, None, b""
+        seen = {id(root)}
+        for directory, name, inode in _names(root):
+            first = id(inode) not in seen
+            if inode.is_directory:
+                if not first:
+                    raise ValueError(f"the directory {inode.path()!r} has another name, {name!r}")
+                directory.nlink += 1
+            if first:
+                seen.add(id(inode))
+                inode.nlink = 2 if inode.is_directory else 1
+                inode.parent, inode.name = directory, name
+            else:
+                inode.nlink += 1
+
+
 class Source(Protocol):
     """A tree and the way to its contents."""
 
     @property
-    def root(self) -> Inode:
-        """The root directory, with everything below it."""
+    def tree(self) -> Tree:
+        """All names and attributes."""
         ...
 
     def chunks(self, inode: Inode) -> Iterator[bytes]:
@@ -83,55 +165,19 @@ class Source(Protocol):
         ...
 
 
-def walk(root: Inode) -> Iterator[Inode]:
-    """Every inode once, in the canonical order: depth first, names bytewise.
+def _names(root: Inode) -> Iterator[tuple[Inode, bytes, Inode]]:
+    """Every name in canonical order, as (directory, name, inode); a directory before what it holds.
 
-    The order depends on names alone, never on the order in which a directory lists them. There is
-    no recursion: a tree may be deeper than Python's stack.
+    There is no recursion: a tree may be deeper than Python's stack.
     """
-    seen: set[int] = set()
-    stack = [root]
+    stack = _reversed_entries(root)
     while stack:
-        inode = stack.pop()
-        if inode.nlink > 1 and not inode.is_directory:
-            if id(inode) in seen:
-                continue
-            seen.add(id(inode))
-        yield inode
-        stack.extend(child for _, child in sorted(inode.children.items(), reverse=True))
+        entry = stack.pop()
+        yield entry
+        inode = entry[2]
+        if inode.children:
+            stack += _reversed_entries(inode)
 
 
-def finish(root: Inode) -> None:
-    """Set every `nlink`, and `parent` and `name` to the canonically first name of each inode.
-
-    Sources call it once when the tree is complete: the result does not depend on the order in
-    which they found the names.
-    """
-    counts: dict[int, int] = {}
-    stack = [root]
-    while stack:
-        directory = stack.pop()
-        directory.nlink = 2
-        for name, child in sorted(directory.children.items(), reverse=True):
-            if child.is_directory:
-                directory.nlink += 1
-                child.parent, child.name = directory, name
-                stack.append(child)
-            else:
-                counts[id(child)] = child.nlink = counts.get(id(child), 0) + 1
-    _set_first_names(root)
-
-
-def _set_first_names(root: Inode) -> None:
-    named: set[int] = set()
-    stack: list[tuple[Inode, bytes, Inode]] = [
-        (root, name, child) for name, child in sorted(root.children.items(), reverse=True)
-    ]
-    while stack:
-        directory, name, inode = stack.pop()
-        if inode.is_directory:
-            stack.extend((inode, n, c) for n, c in sorted(inode.children.items(), reverse=True))
-        elif id(inode) not in named:
-            inode.parent, inode.name = directory, name
-            if inode.nlink > 1:
-                named.add(id(inode))
+def _reversed_entries(directory: Inode) -> list[tuple[Inode, bytes, Inode]]:
+    return [(directory, name, child) for name, child in sorted(directory.children.items(), reverse=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a filesystem server needs of a filesystem reader: three small values and one protocol.
+"""What a filesystem server needs of a filesystem reader: a few small values, limits, and one protocol.
 
 `erofs/` gives it, `fuse/` and `image/` use it; neither knows the other. Nothing here does I/O.
 """
@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+# linux/limits.h
+NAME_MAX_BYTES: Final = 255
+PATH_MAX_BYTES: Final = 4096  # with the terminating NUL
+
+# linux/xattr.h: the names under which POSIX ACLs travel.
+ACL_ACCESS_XATTR: Final = b"system.posix_acl_access"
+ACL_DEFAULT_XATTR: Final = b"system.posix_acl_default"
+ACL_XATTRS: Final = frozenset({ACL_ACCESS_XATTR, ACL_DEFAULT_XATTR})
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,14 @@ class FailingCalls(durable.Calls):
         self._count("open")
         return super().open(path, flags, mode)
 
+    def chmod(self, fd: int, mode: int) -> None:
+        self._count("chmod")
+        super().chmod(fd, mode)
+
+    def mkdir(self, path: bytes, mode: int) -> None:
+        self._count("mkdir")
+        super().mkdir(path, mode)
+
     def pwrite(self, fd: int, data: bytes | memoryview, offset_bytes: int) -> int:
         self._count("pwrite")
         return super().pwrite(fd, data, offset_bytes)

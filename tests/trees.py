@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from rofs.tree import Inode, finish
+from rofs.tree import Inode, Tree
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -71,7 +71,7 @@ def file(data: bytes = b"", mode: int = 0o644, xattrs: Xattrs = ()) -> Inode:
 
 
 def directory(children: Mapping[bytes, Inode] | None = None, mode: int = 0o755, xattrs: Xattrs = ()) -> Inode:
-    return Inode(mode=stat.S_IFDIR | mode, children=dict(children or {}), xattrs=xattrs)
+    return Inode(mode=stat.S_IFDIR | mode, children=children or {}, xattrs=xattrs)
 
 
 def symlink(target: bytes) -> Inode:
@@ -86,8 +86,7 @@ class MemorySource:
     """A tree in memory; the content of a file is its `source_key`."""
 
     def __init__(self, root: Inode, *, chunk_bytes: int = 1 << 20) -> None:
-        finish(root)
-        self.root = root
+        self.tree = Tree(root)
         self.chunk_bytes = chunk_bytes
 
     def chunks(self, inode: Inode) -> Iterator[bytes]:

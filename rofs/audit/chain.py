@@ -49,14 +49,10 @@ class ChainReport:
     Attributes:
         events: Number of lines.
         head: Hash of the last line, `GENESIS` for an empty log.
-        first_seq: Number of the first event, None for an empty log.
-        last_seq: Number of the last event, None for an empty log.
     """
 
     events: int
     head: str
-    first_seq: int | None
-    last_seq: int | None
 
 
 def read_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -106,24 +102,21 @@ def verify_chain(lines: Iterable[bytes], head: str | None = None) -> ChainReport
     if head is not None:
         head = _parsed_head(head)
     before: Link | None = None
-    first_seq: int | None = None
     number = 0
     head_seen = head in {None, GENESIS}
     for number, line in enumerate(lines, 1):
         place = f"line {number}"
         link = check_line(place, line)  # 1. 2.
         _check_order(place, before, link)  # 3. 4.
-        if before is None:
-            first_seq = link.seq
         head_seen = head_seen or link.hash == head
         before = link
-    last_hash, last_seq = (before.hash, before.seq) if before is not None else (GENESIS, None)
+    last_hash = GENESIS if before is None else before.hash
     if not head_seen:  # 5.
         raise ChainError(
             f"no line has the hash {head}, the head kept elsewhere; the log ends after line {number} "
             f"with {last_hash}: its tail was cut, or it was rewritten"
         )
-    return ChainReport(number, last_hash, first_seq, last_seq)
+    return ChainReport(number, last_hash)
 
 
 def check_line(place: str, line: bytes) -> Link:

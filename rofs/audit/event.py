@@ -59,7 +59,7 @@ OPERATIONS = frozenset(
 )
 
 # RFC 8785 section 3.2.2.3: numbers are IEEE 754 doubles, exact only up to here.
-_MAX_INTEGER = 2**53 - 1
+MAX_INTEGER = 2**53 - 1
 
 _ESCAPED = re.compile(r"\\(?:(\\)|x([0-9A-Fa-f]{2}))?")
 
@@ -84,7 +84,7 @@ def canonical(fields: Mapping[str, object]) -> bytes:
     return rfc8785.dumps(_encodable_mapping(fields))
 
 
-def sealed_line(fields: Mapping[str, object], prev: str) -> tuple[bytes, str]:
+def chained_line(fields: Mapping[str, object], prev: str) -> tuple[bytes, str]:
     """Encode an event as a line of a log and chain it to the line before.
 
     Args:
@@ -174,7 +174,7 @@ def _encodable(value: object) -> Any:
 
 
 def _has_encoding(value: object) -> bool:
-    return value is not None and not (isinstance(value, int) and abs(value) > _MAX_INTEGER)
+    return value is not None and not (isinstance(value, int) and abs(value) > MAX_INTEGER)
 
 
 def _encodable_text(text: str) -> str:

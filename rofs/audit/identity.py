@@ -33,13 +33,11 @@ class ThreadStatus:
         tgid: Thread group id: the process, in the pid namespace of the /proc that was read.
         ppid: The process's parent there.
         nspid: The process's id in the innermost pid namespace it is in: what its container calls it.
-        uid: Its real user id.
     """
 
     tgid: int | None
     ppid: int | None
     nspid: int | None
-    uid: int | None
 
 
 def identify(tid: int, *, proc_fd: int) -> dict[str, int | str]:
@@ -92,7 +90,6 @@ def parse_status(status: bytes) -> ThreadStatus:
         tgid=_number(fields.get(b"Tgid"), 0),
         ppid=_number(fields.get(b"PPid"), 0),
         nspid=_number(fields.get(b"NStgid"), -1),
-        uid=_number(fields.get(b"Uid"), 0),
     )
 
 

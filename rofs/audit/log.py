@@ -2,13 +2,14 @@
 """The one writer of an audit log: continues the chain, and loses nothing without a record.
 
 A disk that is full costs events, never a caller: `AuditLog.write` answers False, and the next event
-that can be written is preceded by a `dropped` one with the count. It does not decide what is worth
-an event, collapses no repeats, and syncs only when told.
+that can be written is preceded by a `dropped` one with the count, which includes what was lost on the
+way here. It does not decide what is worth an event, collapses no repeats, and syncs only when told.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -18,16 +19,20 @@ from rofs.audit.chain import Link, check_line
 from rofs.audit.event import (
     EVENTS,
     GENESIS,
+    MAX_INTEGER,
     MAX_LINE_BYTES,
     OPERATIONS,
     VERSION,
+    chained_line,
     format_time,
-    sealed_line,
 )
 from rofs.errors import ChainError, RofsError, printable
 
 # How every event begins: a JSON object with at least one key.
 _EVENT_START = b'{"'
+
+# How many different reasons one `dropped` event lists; a reason can hold a number, so they are unbounded.
+_MAX_REASONS = 8
 
 
 class AuditLog:
@@ -36,6 +41,8 @@ class AuditLog:
     An existing log is continued: its last line is checked, a torn one behind it cut off and noted in
     the next event. Lines further up are `chain.verify_chain`'s business.
 
+    `sync` may run in another thread, so that a slow disk delays no `write`.
+
     Args:
         path: Created with mode 0600 when missing.
         mount: The mount point, as text that `event.escape_path` gave.
@@ -43,9 +50,6 @@ class AuditLog:
         boot_id: The kernel's boot id.
         clock: Nanoseconds since the epoch.
         lock_seconds: How long to wait for another writer to let go.
-
-    Attributes:
-        last_error: Why the last event that was not written was not, None when all were.
 
     Raises:
         HostError: Another process holds the log, or no permission, space, or an I/O error.
@@ -74,16 +78,20 @@ class AuditLog:
         self._seq = 0
         self._note: str | None = None
         self._dropped = 0
+        self._unrecorded: dict[str, int] = {}  # why: how many
         self._must_cut = False
         self._end_bytes = 0
         self._closed = False
-        self.last_error: str | None = None
+        self._write_error: str | None = None
+        self._sync_error: str | None = None
+        self._lock = threading.Lock()
         self._file = durable.AppendFile(path, lock_seconds=lock_seconds)
         try:
             self._continue()
         except BaseException:
             self._file.close()
             raise
+        self._synced_seq = self._seq
 
     @property
     def head(self) -> str:
@@ -95,11 +103,21 @@ class AuditLog:
         """Number of the last event, 0 before the first."""
         return self._seq
 
+    @property
+    def dropped(self) -> int:
+        """How many events were lost since the log was opened, here or on their way here."""
+        return self._dropped
+
+    @property
+    def last_error(self) -> str | None:
+        """What is wrong with the log now: the last line was not written, or the last `sync` failed."""
+        return self._write_error or self._sync_error
+
     def write(self, event: str, **fields: object) -> bool:
         """Append one event; it is in the page cache, not on the medium, when this returns.
 
         Args:
-            event: One of `event.EVENTS`.
+            event: One of `event.EVENTS`, but not `dropped`: `drop` counts.
             fields: The other keys; None means absent. See `event.canonical`.
 
         Returns:
@@ -108,32 +126,67 @@ class AuditLog:
         Raises:
             ValueError: `event` or `op` is not a known name, or the log was closed.
         """
-        if self._closed:  # its descriptor may be another file's by now
-            raise ValueError("the audit log is closed")
-        if event not in EVENTS:
+        if event not in EVENTS or event == "dropped":
             raise ValueError(f"unknown event {event!r}")
         if fields.get("op") is not None and fields["op"] not in OPERATIONS:
             raise ValueError(f"unknown operation {fields['op']!r}")
-        if self._report_dropped() and self._append(event, fields):
-            self.last_error = None
-            return True
-        self._dropped += 1
-        return False
+        with self._lock:
+            self._check_open()
+            return self._write(event, fields)
 
-    def sync(self) -> None:
-        """Make what was written durable.
+    def drop(self, count: int, why: str) -> bool:
+        """Record that events were lost on their way here; if that fails it is done before the next event.
+
+        Args:
+            count: How many; 0 changes nothing.
+            why: One phrase.
+
+        Returns:
+            Whether everything that was lost is recorded now. If not, `last_error` says why.
 
         Raises:
-            HostError: The medium failed.
+            ValueError: `count` is negative, or the log was closed.
         """
-        self._file.sync()
+        if count < 0:
+            raise ValueError(f"cannot drop {count} events")
+        with self._lock:
+            self._check_open()
+            if count:
+                self._count_dropped(count, why)
+            return self._report_dropped()
+
+    def sync(self) -> bool:
+        """Make what was written durable.
+
+        The first failure after a success is recorded as an `io_error`: the kernel reports it only once,
+        and forgets what it could not write.
+
+        Returns:
+            Whether that worked. If not, `last_error` says why until it works again.
+
+        Raises:
+            ValueError: The log was closed.
+        """
+        self._check_open()
+        seq = self._seq
+        try:
+            self._file.sync()
+        except RofsError as error:
+            with self._lock:
+                self._note_sync_error(str(error))
+            return False
+        with self._lock:
+            self._sync_error = None
+            self._synced_seq = seq
+        return True
 
     def close(self) -> None:
         """Try once more to record what was dropped, then let the next writer in. May be repeated."""
-        if not self._closed:
-            self._report_dropped()
-            self._file.close()
-            self._closed = True
+        with self._lock:
+            if not self._closed:
+                self._report_dropped()
+                self._file.close()
+                self._closed = True
 
     def __enter__(self) -> AuditLog:
         return self
@@ -146,19 +199,43 @@ class AuditLog:
     ) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:  # its descriptor may be another file's by now
+            raise ValueError("the audit log is closed")
+
+    def _write(self, event: str, fields: Mapping[str, object]) -> bool:
+        if self._report_dropped() and self._append(event, fields):
+            return True
+        self._count_dropped(1, str(self._write_error))
+        return False
+
+    def _count_dropped(self, count: int, why: str) -> None:
+        if why not in self._unrecorded and len(self._unrecorded) >= _MAX_REASONS:
+            why = "other reasons"
+        self._dropped += count
+        self._unrecorded[why] = self._unrecorded.get(why, 0) + count
+
     def _report_dropped(self) -> bool:
         """Record what was dropped; False when that fails too."""
-        if not self._dropped:
+        if not self._unrecorded:
             return True
-        fields = {"count": self._dropped, "detail": self.last_error}
-        if not self._append("dropped", fields):
+        count = min(sum(self._unrecorded.values()), MAX_INTEGER)  # a worker's claim can be any number
+        if not self._append("dropped", {"count": count, "detail": _listed(self._unrecorded)}):
             return False
-        self._dropped = 0
+        self._unrecorded.clear()
         return True
+
+    def _note_sync_error(self, error: str) -> None:
+        is_first = self._sync_error is None
+        self._sync_error = error
+        if is_first:
+            first, last = self._synced_seq + 1, self._seq
+            at_risk = f"; events {first} to {last} may not survive a power cut" if first <= last else ""
+            self._write("io_error", {"detail": error + at_risk})
 
     def _append(self, event: str, fields: Mapping[str, object]) -> bool:
         detail = "; ".join(str(part) for part in (fields.get("detail"), self._note) if part)
-        line, line_hash = sealed_line(
+        line, line_hash = chained_line(
             {
                 **fields,
                 **self._always,
@@ -170,16 +247,17 @@ class AuditLog:
             self._head,
         )
         if len(line) > MAX_LINE_BYTES:
-            self.last_error = f"{event} event has {len(line)} bytes, at most {MAX_LINE_BYTES} fit"
+            self._write_error = f"{event} event has {len(line)} bytes, at most {MAX_LINE_BYTES} fit"
             return False
         try:
             self._append_line(line)
         except RofsError as error:
-            self.last_error = str(error)
+            self._write_error = str(error)
             return False
         self._seq += 1
         self._head = line_hash
         self._note = None
+        self._write_error = None
         return True
 
     def _append_line(self, line: bytes) -> None:
@@ -207,6 +285,12 @@ class AuditLog:
         if torn:
             self._file.cut_to(self._end_bytes)
             self._note = f"torn_tail_bytes={torn}"
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return "; ".join(f"{count}: {why}" for why, count in reasons.items())
 
 
 def _tail(fd: int, size_bytes: int) -> tuple[Link | None, int]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -78,10 +80,13 @@ def _verify(arguments: argparse.Namespace) -> None:
 @contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
     try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below; only opening it is translated
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise from_os_error(error, "cannot read audit log", path) from error
-    with file:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # a FIFO would block, a device is nobody's log
+        os.close(fd)
+        raise InputError(f"cannot read audit log {printable(path)}: it is not a regular file")
+    with os.fdopen(fd, "rb") as file:
         try:
             yield file
         except ChainError as error:

@@ -39,20 +39,20 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the verb."""
-    from rofs.image.build import Signer, build_image
+    from rofs.image.build import SigningKey, build_image
     from rofs.source.directory import DirectorySource
     from rofs.trust import keys
 
     created = _source_date_epoch()
     if os.path.lexists(arguments.output) and not arguments.force:
         raise InputError(f"{printable(arguments.output)} exists already; --force replaces it")
+    _check_outside(arguments.output, arguments.source)
     key = keys.load_private_key(arguments.key)
     certificate = keys.load_certificates(arguments.cert)[0]
-    keys.check_pair(key, certificate)
     built = build_image(
         DirectorySource(arguments.source),
         arguments.output,
-        Signer(key, certificate),
+        SigningKey(key, certificate),
         name=arguments.name,
         version=arguments.release,
         rollback_index=arguments.rollback_index,
@@ -75,6 +75,13 @@ def run(arguments: argparse.Namespace) -> None:
         )
     else:
         out(built.root_hash.hex())
+
+
+def _check_outside(output: str, source: str) -> None:
+    """Refuse an output inside the source: the next build would take it in."""
+    directory, top = os.path.realpath(os.path.dirname(os.path.abspath(output))), os.path.realpath(source)
+    if os.path.commonpath((directory, top)) == top:
+        raise InputError(f"output {printable(output)} lies inside the source {printable(source)}; write it elsewhere")
 
 
 def _source_date_epoch() -> int | None:

@@ -5,11 +5,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rofs.cli.options import add_trust_options, naming, trust_policy
+from rofs.cli.options import add_image_arguments, naming
 from rofs.cli.render import image_pairs, out, out_json, out_pairs
+from rofs.cli.trust_options import add_trust_options, trust_policy
 from rofs.errors import RofsError, printable
+
+if TYPE_CHECKING:
+    from rofs.ddi.gpt import Partition
+    from rofs.ddi.parts import ImageParts
+    from rofs.image.open import UntrustedImage
+    from rofs.trust.verify import TrustPolicy
 
 HELP = """
 Say what an image is, who signed it, and whether and by what it would be accepted. Content is not
@@ -23,8 +30,7 @@ example:
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
-    parser.add_argument("image", metavar="IMAGE", help="the image file")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_image_arguments(parser)
     add_trust_options(parser)
 
 
@@ -37,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         with naming(arguments.image):
             untrusted = read_table(fd, root_hash=policy.pinned_root_hash)
-        fields = _describe(fd, untrusted, policy)
+        fields = _describe(untrusted, policy)
     finally:
         os.close(fd)
     if arguments.json:
@@ -49,8 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
     out("content was not checked (rofs verify does)")
 
 
-def _describe(fd: int, untrusted: Any, policy: Any) -> dict[str, Any]:
-    from rofs.image.open import open_image
+def _describe(untrusted: UntrustedImage, policy: TrustPolicy) -> dict[str, Any]:
+    from rofs.image.open import open_chosen
     from rofs.trust.verify import TrustPolicy, explain
 
     parts = untrusted.parts
@@ -58,7 +64,7 @@ def _describe(fd: int, untrusted: Any, policy: Any) -> dict[str, Any]:
     reason, identity = decision.reason, None
     try:
         # Against the root hash that the image claims: what is read belongs to it, trusted or not.
-        identity = open_image(fd, TrustPolicy(certificates=(), pinned_root_hash=parts.root_hash)).identity
+        identity = open_chosen(untrusted, TrustPolicy(pinned_root_hash=parts.root_hash)).identity
     except RofsError as error:
         reason = f"{reason}; but it cannot be opened: {error}"
     accepted = decision.accepted and identity is not None
@@ -90,7 +96,7 @@ def _describe(fd: int, untrusted: Any, policy: Any) -> dict[str, Any]:
     }
 
 
-def _partitions(parts: Any) -> list[tuple[str, Any]]:
+def _partitions(parts: ImageParts) -> list[tuple[str, Partition]]:
     found = [(parts.designator, parts.data), (f"{parts.designator}-verity", parts.verity)]
     if parts.signature:
         found.append((f"{parts.designator}-verity-sig", parts.signature[0]))

@@ -8,7 +8,9 @@ the command line names it: `rofs status` does not load what only `rofs build` ne
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -18,8 +20,8 @@ from typing import Protocol
 
 import rofs
 from rofs.cli.options import Parser, UsageError, add_debug_option
-from rofs.cli.render import flush, one_line
-from rofs.errors import ChainError, HostError, ImageError, ReadError, RofsError, TrustError
+from rofs.cli.render import flush
+from rofs.errors import ChainError, HostError, ImageError, ReadError, RofsError, TrustError, one_line, printable
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -37,6 +39,9 @@ _EXIT_CODES: tuple[tuple[type[RofsError], int], ...] = (
     (ChainError, EXIT_CORRUPT),
     (HostError, EXIT_ENVIRONMENT),
 )
+
+
+_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,35 +85,63 @@ def main(words: Sequence[str] | None = None) -> int:
         The exit code.
     """
     if words is None:
-        signal.signal(signal.SIGTERM, _terminate)
+        _prepare_process()
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
     try:
         return _run(words)
-    except RofsError as error:
-        if debug:
-            traceback.print_exc()
-        _complain(str(error))
-        return exit_code_of(error)
     except BrokenPipeError:  # the reader of our output has seen enough
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except _TerminatedError:
-        return 128 + signal.SIGTERM
+    except _TerminatedError as error:
+        return 128 + error.number
     except Exception as error:  # noqa: BLE001 - a bug of ours still gets one clear line
         if debug:
             traceback.print_exc()
-        _complain(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug")
-        return EXIT_FAILED
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in one line; returns the exit code."""
+    if isinstance(error, RofsError):
+        _complain(str(error))
+        return exit_code_of(error)
+    if isinstance(error, OSError):  # what no layer foresaw, such as a working directory that was deleted
+        where = f"{printable(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        _complain(f"{where}{error.strerror or error}")
+        return EXIT_ENVIRONMENT if error.errno in _LACKS else EXIT_FAILED
+    _complain(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug")
+    return EXIT_FAILED
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM came. Unwinding the stack removes what is half-written; being killed would not."""
+    """A signal to end came. Unwinding the stack removes what is half-written; being killed would not."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
-def _terminate(_number: int, _frame: object) -> None:
-    raise _TerminatedError
+def _terminate(number: int, _frame: object) -> None:
+    raise _TerminatedError(number)
+
+
+def _prepare_process() -> None:
+    """Make a usable process of whatever we were started as."""
+    for fd in (0, 1, 2):  # a closed one would become the image's or a pipe's
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115 - as long as we live
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup(1) leaves it
+            signal.signal(number, _terminate)
 
 
 def exit_code_of(error: RofsError) -> int:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rofs.cli.options import UsageError, add_trust_options, naming, note, trust_policy
+from rofs.cli.options import UsageError, naming, note
+from rofs.cli.trust_options import add_trust_options, trust_policy
 from rofs.errors import printable
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ example:
 """
 
 # What fstab and mount(8) say that is true of every rofs mount anyway.
-_IMPLIED = frozenset({"ro", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "relatime", "noatime", "async"})
+_IMPLIED = frozenset({"rw", "defaults", "auto", "noauto", "nofail", "_netdev", "relatime", "noatime", "async"})
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +75,8 @@ def _mount_options(options: MountOptions, lists: list[str]) -> MountOptions:
         if name in {"suid", "dev", "exec"}:
             chosen: Any = {name: word == name}
             options = dataclasses.replace(options, **chosen)
+        elif word == "ro":
+            note("-o ro changes nothing: every change is refused, and the superblock stays writable to see attempts")
         elif word not in _IMPLIED and not word.startswith("x-"):
             raise UsageError(f"unknown mount option {word!r}: expected suid, dev, exec, nosuid, nodev or noexec")
     return options

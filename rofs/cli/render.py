@@ -10,17 +10,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from rofs.errors import HostError
+from rofs.errors import HostError, one_line
 
 
 def out(text: str) -> None:
     """Write a line of the result; control and other non-printable characters are escaped."""
     _print(one_line(text))
-
-
-def one_line(text: str) -> str:
-    """Text that is safe on a terminal and stays one line, whatever an image or a log says of itself."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def out_json(value: Any, *, indent: int | None = 2) -> None:

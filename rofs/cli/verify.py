@@ -8,8 +8,9 @@ import os
 from typing import TYPE_CHECKING
 
 from rofs.audit.event import escape_path
-from rofs.cli.options import add_trust_options, naming, note, trust_policy
+from rofs.cli.options import add_image_arguments, naming, note
 from rofs.cli.render import TerminalProgress, image_pairs, out, out_json, out_pairs
+from rofs.cli.trust_options import add_trust_options, trust_policy
 from rofs.errors import ImageError, ReadError, printable
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ example:
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
-    parser.add_argument("image", metavar="IMAGE", help="the image file")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_image_arguments(parser)
     add_trust_options(parser)
 
 
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         "rollback_index": image.identity.rollback_index,
         "blocks": result.blocks,
         "corrupt": _faults(result),
+        "more_corrupt": result.more,
         "unjudged_blocks": result.unjudged_blocks,
     }
     if arguments.json:

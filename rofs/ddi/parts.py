@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rofs.ddi.gpt import Partition, PartitionTable
-from rofs.ddi.roles import architecture_of
+from rofs.ddi.roles import FLAG_NO_AUTO, architecture_of
 from rofs.ddi.signature_format import SignatureDocument
 from rofs.errors import FormatError, TrustError
 
@@ -65,7 +65,9 @@ def select_image_parts(
     """Find the one set of partitions to use: by root hash, never by order in the table.
 
     Data and verity partitions pair when a signature document, or the given root hash, names both, and
-    when only one of each is left over. Partitions that systemd-sysupdate reserves are skipped.
+    when only one of each is left over. Skipped are partitions that systemd-sysupdate reserves, and those
+    flagged no-auto, which UAPI.2 keeps from being found by their type (as systemd-dissect does); naming
+    their root hash does not bring them back.
 
     Args:
         table: As read.
@@ -79,7 +81,8 @@ def select_image_parts(
         FormatError: A part is missing, several sets are complete, or two partitions share a UUID.
         TrustError: There are complete sets, but none with the given root hash.
     """
-    usable = [p for p in table.partitions if p.role is not None and not _is_reserved(p.label)]
+    known = [p for p in table.partitions if p.role is not None and not _is_reserved(p.label)]
+    usable = [p for p in known if not p.flags & FLAG_NO_AUTO]
     signatures = [
         (partition, document)
         for partition in _of_kind(usable, "signature")
@@ -87,7 +90,9 @@ def select_image_parts(
     ]
     pairs = _pairs(usable, signatures, root_hash)
     if not pairs:
-        raise FormatError(_what_is_missing(usable))
+        skipped = len(known) - len(usable)
+        note = f"; partitions that are flagged no-auto and were skipped: {skipped}" if skipped else ""
+        raise FormatError(_what_is_missing(usable) + note)
     chosen = _choose(pairs, usable, root_hash)
     return _parts(chosen, pairs, signatures)
 

@@ -11,9 +11,8 @@ from typing import Literal
 from uuid import UUID
 
 # Attribute bits of a GPT entry (UAPI.2, "Partition Flags").
-FLAG_GROW_FS = 1 << 59
 FLAG_READ_ONLY = 1 << 60
-FLAG_NO_AUTO = 1 << 63
+FLAG_NO_AUTO = 1 << 63  # not to be found by its type: `parts` skips such a partition
 
 Architecture = Literal["x86-64", "arm64"]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from rofs.erofs.format import FILE_TYPES, NAME_MAX_BYTES
+from rofs.erofs.format import FILE_TYPES
 from rofs.errors import FormatError
+from rofs.vfs import NAME_MAX_BYTES
 
 DIRENT = struct.Struct("<QHBx")  # nid, nameoff, file_type
 

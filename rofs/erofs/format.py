@@ -22,21 +22,20 @@ SUPER_MAGIC = 0xE0F5E1E2
 SLOT_BYTES = 32  # a nid counts these from meta_blkaddr
 EXTENDED_INODE_BYTES = 64  # the longer of the two forms
 FIRST_FREE_BYTE = SUPER_OFFSET + 128  # behind the superblock
-PATH_MAX_BYTES = 4096
-NAME_MAX_BYTES = 255
 
 FEATURE_COMPAT_SB_CHKSUM = 0x1
 FEATURE_COMPAT_MTIME = 0x2
 # Says how compressed data is aligned; mkfs.erofs sets it on images without any, where it is void.
 FEATURE_INCOMPAT_ZERO_PADDING = 0x1
 _INCOMPAT_NAMES = {
-    0x2: "compression configuration or big physical clusters",
+    0x2: "compression configurations or big physical clusters",
     0x4: "chunk-based files",
-    0x8: "several devices",
-    0x10: "compressed heads",
-    0x20: "fragments or inlined compressed tails",
-    0x40: "long xattr prefixes",
-    0x80: "48-bit addressing",
+    0x8: "a device table or a second compression head",
+    0x10: "inlined compressed tails (ztailpacking)",
+    0x20: "fragments or deduplicated compressed data",
+    0x40: "long xattr name prefixes",
+    0x80: "48-bit block addresses",
+    0x100: "a metadata box (metabox)",
 }
 
 LAYOUT_FLAT_PLAIN = 0
@@ -57,9 +56,9 @@ FILE_TYPES = (
 FILE_TYPE_OF_MODE = {mode: number for number, mode in enumerate(FILE_TYPES) if mode}
 
 # magic, checksum, feature_compat, blkszbits, sb_extslots, root_nid, inos, build_time, build_time_nsec,
-# blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name, feature_incompat, and 44 bytes of features
-# that need a bit in feature_incompat or feature_compat to mean anything
-_SUPERBLOCK = struct.Struct("<IIIBBHQqIIII16s16sI44x")
+# blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name, feature_incompat, and at byte 90 dirblkbits;
+# what is left out needs a bit in feature_incompat or feature_compat to mean anything
+_SUPERBLOCK = struct.Struct("<IIIBBHQqIIII16s16sI6xB37x")
 # i_format, i_xattr_icount, i_mode, i_nlink, i_size, i_reserved, i_u, i_ino, i_uid, i_gid, i_reserved2
 _COMPACT = struct.Struct("<HHHHI4xIIHH4x")
 # i_format, i_xattr_icount, i_mode, i_reserved, i_size, i_u, i_ino, i_uid, i_gid, i_mtime,
@@ -117,6 +116,7 @@ class Superblock:
             self.uuid,
             b"",
             0,
+            0,
         )
 
 
@@ -148,12 +148,15 @@ def parse_superblock(start: bytes, device_bytes: int) -> Superblock:
         raise FormatError(f"EROFS: device of {device_bytes} bytes is too short for a superblock")
     fields = _SUPERBLOCK.unpack_from(start, SUPER_OFFSET)
     magic, checksum, compat, block_bits, extslots, root_nid = fields[:6]
-    inos, build_time, build_time_nsec, blocks, meta_blkaddr, _xattr_blkaddr, uuid, _name, incompat = fields[6:]
+    inos, build_time, build_time_nsec, blocks, meta_blkaddr, _xattr_blkaddr, uuid, _name = fields[6:14]
+    incompat, dirblkbits = fields[14:]
     if magic != SUPER_MAGIC:
         raise FormatError(f"EROFS: magic {SUPER_MAGIC:#x} expected at byte {SUPER_OFFSET}, found {magic:#x}")
     if block_bits != 12:
         raise FormatError(f"EROFS: block size 2^12 expected, found 2^{block_bits}")
     _check_features(incompat, extslots)
+    if dirblkbits:  # needs no feature bit: an image with larger directory blocks looks like any other
+        raise FormatError(f"EROFS: directory blocks of 2^{dirblkbits} filesystem blocks are not supported")
     if compat & FEATURE_COMPAT_SB_CHKSUM:
         computed = superblock_checksum(start[: 1 << block_bits])
         if computed != checksum:
@@ -162,6 +165,8 @@ def parse_superblock(start: bytes, device_bytes: int) -> Superblock:
         raise FormatError(
             f"EROFS: {blocks} blocks with metadata at block {meta_blkaddr} do not fit into {device_bytes} bytes"
         )
+    if build_time_nsec >= 10**9:
+        raise FormatError(f"EROFS: superblock is malformed: nanoseconds {build_time_nsec}")
     return Superblock(block_bits, root_nid, inos, build_time, build_time_nsec, blocks, meta_blkaddr, uuid)
 
 

@@ -12,25 +12,34 @@ import bisect
 import errno
 import os
 import stat
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from rofs.blockdev import BlockDevice
 from rofs.erofs import directory_format, xattr_format
-from rofs.erofs import format as f
+from rofs.erofs import format as fmt
 from rofs.errors import FormatError
-from rofs.vfs import DirEntry, Extent, Stat, StatFs
-
-_Key = TypeVar("_Key", bound=Hashable)
-_Value = TypeVar("_Value")
+from rofs.lru import ByteLru
+from rofs.vfs import PATH_MAX_BYTES, DirEntry, Extent, Stat, StatFs
 
 _METADATA_CACHE_BYTES = 8 << 20
-# A parsed inode takes about 400 bytes, a parsed directory block about 24 KiB: 4 and 12 MiB.
-_INODE_CACHE_ENTRIES = 10_000
-_DIRECTORY_CACHE_ENTRIES = 512
+_INODE_CACHE_BYTES = 4 << 20
+_DIRECTORY_CACHE_BYTES = 12 << 20
+# Measured with tracemalloc, key and place in the cache included.
+_INODE_COST_BYTES = 500
+_DIRECTORY_BLOCK_COST_BYTES = 500
+_DIRECTORY_ENTRY_COST_BYTES = 72  # and its bytes on disk
 # Directories are read block by block: no real one comes near this size.
 _MAX_DIRECTORY_BYTES = 1 << 34
+_TYPES_WITH_CONTENT = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
+
+
+class _Piece(NamedTuple):
+    """A part of a content that lies in one place; in the metadata area when it is inline."""
+
+    offset: int
+    length: int
+    inline: bool
 
 
 class ErofsReader:
@@ -46,13 +55,13 @@ class ErofsReader:
     def __init__(self, device: BlockDevice) -> None:
         self._device = device
         start = device.read_at(0, min(4096, device.size_bytes))
-        self._super = f.parse_superblock(start, device.size_bytes)
+        self._super = fmt.parse_superblock(start, device.size_bytes)
         self._block = self._super.block_size
         self._meta_start = self._super.meta_blkaddr * self._block
         self._end = self._super.blocks * self._block
-        self._metadata: _Lru[int, bytes] = _Lru(_METADATA_CACHE_BYTES // self._block)
-        self._inodes: _Lru[int, f.DiskInode] = _Lru(_INODE_CACHE_ENTRIES)
-        self._directories: _Lru[tuple[int, int], directory_format.DirectoryBlock] = _Lru(_DIRECTORY_CACHE_ENTRIES)
+        self._metadata: ByteLru[int, bytes] = ByteLru(_METADATA_CACHE_BYTES)
+        self._inodes: ByteLru[int, fmt.DiskInode] = ByteLru(_INODE_CACHE_BYTES)
+        self._directories: ByteLru[tuple[int, int], directory_format.DirectoryBlock] = ByteLru(_DIRECTORY_CACHE_BYTES)
 
     @property
     def root_nid(self) -> int:
@@ -74,7 +83,7 @@ class ErofsReader:
             uid=inode.uid,
             gid=inode.gid,
             size=inode.size,
-            rdev=os.makedev(*f.unpack_device(inode.union)) if device else 0,
+            rdev=os.makedev(*fmt.unpack_device(inode.union)) if device else 0,
             mtime_ns=inode.mtime_ns,
             blocks=-(-inode.size // self._block) * (self._block // 512),
         )
@@ -116,7 +125,7 @@ class ErofsReader:
         inode = self._inode(nid)
         if not stat.S_ISLNK(inode.mode):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        if not 0 < inode.size < f.PATH_MAX_BYTES:
+        if not 0 < inode.size < PATH_MAX_BYTES:
             raise FormatError(f"EROFS: symbolic link {nid} has a target of {inode.size} bytes")
         target = self._content(inode, 0, inode.size)
         if b"\0" in target:
@@ -142,37 +151,34 @@ class ErofsReader:
     def inode_extent(self, nid: int) -> Extent:
         """As much as the inode may take without its xattrs; its form is not known without reading it."""
         place = self._place(nid)
-        return Extent(place, min(f.EXTENDED_INODE_BYTES, self._end - place), None)
+        return Extent(place, min(fmt.EXTENDED_INODE_BYTES, self._end - place), None)
 
     def extents(self, nid: int) -> list[Extent]:
         """The inode with its xattrs, its whole blocks, and its inline tail."""
         inode = self._inode(nid)
-        header = inode.header_bytes + inode.xattr_bytes
-        found = [Extent(self._place(nid), header, None)]
-        if self._has_content(inode):
-            plain = self._plain_bytes(inode)
-            if plain:
-                found.append(Extent(inode.union * self._block, plain, 0))
-            if plain < inode.size:
-                found.append(Extent(self._tail_place(inode), inode.size - plain, plain))
+        found = [Extent(self._place(nid), inode.header_bytes + inode.xattr_bytes, None)]
+        at = 0
+        for piece in self._map(inode, 0, inode.size):
+            found.append(Extent(piece.offset, piece.length, at))
+            at += piece.length
         return found
 
     def _place(self, nid: int) -> int:
-        place = self._meta_start + nid * f.SLOT_BYTES
-        if not f.FIRST_FREE_BYTE <= place <= self._end - f.SLOT_BYTES:
+        place = self._meta_start + nid * fmt.SLOT_BYTES
+        if not fmt.FIRST_FREE_BYTE <= place <= self._end - fmt.SLOT_BYTES:
             raise FormatError(f"EROFS: inode {nid} lies outside of the filesystem of {self._end} bytes")
         return place
 
-    def _inode(self, nid: int) -> f.DiskInode:
+    def _inode(self, nid: int) -> fmt.DiskInode:
         inode = self._inodes.get(nid)
         if inode is None:
             place = self._place(nid)
-            data = self._metadata_at(place, min(f.EXTENDED_INODE_BYTES, self._end - place))
-            inode = f.parse_inode(data, nid, self._super)
-            self._inodes.put(nid, inode)
+            data = self._metadata_at(place, min(fmt.EXTENDED_INODE_BYTES, self._end - place))
+            inode = fmt.parse_inode(data, nid, self._super)
+            self._inodes.put(nid, inode, _INODE_COST_BYTES)
         return inode
 
-    def _directory(self, nid: int) -> f.DiskInode:
+    def _directory(self, nid: int) -> fmt.DiskInode:
         inode = self._inode(nid)
         if not stat.S_ISDIR(inode.mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -180,17 +186,18 @@ class ErofsReader:
             raise FormatError(f"EROFS: directory {nid} has a size of {inode.size} bytes")
         return inode
 
-    def _block_count(self, inode: f.DiskInode) -> int:
+    def _block_count(self, inode: fmt.DiskInode) -> int:
         return -(-inode.size // self._block)
 
-    def _directory_block(self, directory: f.DiskInode, index: int) -> directory_format.DirectoryBlock:
+    def _directory_block(self, directory: fmt.DiskInode, index: int) -> directory_format.DirectoryBlock:
         key = (directory.nid, index)
         parsed = self._directories.get(key)
         if parsed is None:
             start = index * self._block
             data = self._content(directory, start, min(self._block, directory.size - start))
             parsed = directory_format.parse_directory_block(data, directory.nid)
-            self._directories.put(key, parsed)
+            cost = _DIRECTORY_BLOCK_COST_BYTES + _DIRECTORY_ENTRY_COST_BYTES * len(parsed.names) + len(data)
+            self._directories.put(key, parsed, cost)
         return parsed
 
     def _xattrs(self, nid: int) -> dict[bytes, bytes]:
@@ -198,33 +205,37 @@ class ErofsReader:
         body = self._metadata_at(self._place(nid) + inode.header_bytes, inode.xattr_bytes)
         return xattr_format.unpack_xattrs(body, nid)
 
-    def _content(self, inode: f.DiskInode, offset: int, length: int) -> bytes:
-        plain = self._plain_bytes(inode)
-        from_plain = max(0, min(length, plain - offset))
-        data = b""
-        if from_plain:
-            data = self._inside(inode.union * self._block + offset, from_plain)
-        if from_plain < length:
-            tail_offset = offset + from_plain - plain
-            data += self._metadata_at(self._tail_place(inode) + tail_offset, length - from_plain)
-        return data
+    def _content(self, inode: fmt.DiskInode, offset: int, length: int) -> bytes:
+        pieces = [self._read_piece(piece) for piece in self._map(inode, offset, length)]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _inside(self, offset: int, length: int) -> bytes:
-        if offset + length > self._end:
-            raise FormatError(f"EROFS: content at byte {offset} lies outside of the filesystem of {self._end} bytes")
-        return self._device.read_at(offset, length)
+    def _read_piece(self, piece: _Piece) -> bytes:
+        if piece.inline:
+            return self._metadata_at(piece.offset, piece.length)
+        if piece.offset + piece.length > self._end:
+            raise FormatError(
+                f"EROFS: content at byte {piece.offset} lies outside of the filesystem of {self._end} bytes"
+            )
+        return self._device.read_at(piece.offset, piece.length)
 
-    @staticmethod
-    def _has_content(inode: f.DiskInode) -> bool:
-        return bool(inode.size) and stat.S_IFMT(inode.mode) in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
+    def _map(self, inode: fmt.DiskInode, offset: int, length: int) -> Iterator[_Piece]:
+        """Where a range of the content lies, in order and without gaps: what a data layout means, nowhere else.
 
-    def _plain_bytes(self, inode: f.DiskInode) -> int:
-        """How much of the content lies in blocks of its own; the rest is inline."""
-        if inode.layout == f.LAYOUT_FLAT_PLAIN:
-            return inode.size
-        return inode.size - inode.size % self._block
+        The range is inside of the content; the places are not checked against the end of the filesystem.
+        """
+        if stat.S_IFMT(inode.mode) not in _TYPES_WITH_CONTENT:
+            return
+        inline_from = inode.size
+        if inode.layout == fmt.LAYOUT_FLAT_INLINE:
+            inline_from -= inode.size % self._block
+        end = offset + length
+        if offset < min(end, inline_from):
+            yield _Piece(inode.union * self._block + offset, min(end, inline_from) - offset, inline=False)
+        if end > inline_from:
+            start = max(offset, inline_from)
+            yield _Piece(self._tail_place(inode) + start - inline_from, end - start, inline=True)
 
-    def _tail_place(self, inode: f.DiskInode) -> int:
+    def _tail_place(self, inode: fmt.DiskInode) -> int:
         place = self._place(inode.nid) + inode.header_bytes + inode.xattr_bytes
         if place % self._block + inode.size % self._block > self._block:
             raise FormatError(f"EROFS: inode {inode.nid} has an inline tail that crosses a block boundary")
@@ -247,26 +258,5 @@ class ErofsReader:
         block = self._metadata.get(number)
         if block is None:
             block = self._device.read_at(number * self._block, self._block)
-            self._metadata.put(number, block)
+            self._metadata.put(number, block, len(block))
         return block
-
-
-class _Lru(Generic[_Key, _Value]):
-    """The most recently used entries, up to a fixed number."""
-
-    def __init__(self, entries: int) -> None:
-        self._limit = entries
-        self._entries: OrderedDict[_Key, _Value] = OrderedDict()
-
-    def get(self, key: _Key) -> _Value | None:
-        """The value, which becomes the most recent; None when it is not here."""
-        value = self._entries.get(key)
-        if value is not None:
-            self._entries.move_to_end(key)
-        return value
-
-    def put(self, key: _Key, value: _Value) -> None:
-        """Add a value; the least recently used one goes when there are too many."""
-        self._entries[key] = value
-        if len(self._entries) > self._limit:
-            self._entries.popitem(last=False)

@@ -19,14 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rofs.erofs import directory_format, xattr_format
-from rofs.erofs import format as f
+from rofs.erofs import format as fmt
 from rofs.erofs.format import DiskInode, Superblock
 from rofs.errors import InputError, printable
-from rofs.tree import Inode, Source, walk
+from rofs.tree import Inode, Source
 
 BLOCK_BITS = 12
 BLOCK_BYTES = 1 << BLOCK_BITS
-_INODE_BYTES = f.EXTENDED_INODE_BYTES  # the compact form has no time of its own
+_INODE_BYTES = fmt.EXTENDED_INODE_BYTES  # the compact form has no time of its own
 _OPEN_GAPS = 16  # ends of metadata blocks that wait for an inode small enough; more would not fill better
 _MAX_BLOCKS = (1 << 32) - 1  # block addresses have 32 bits
 
@@ -107,10 +107,10 @@ class _Writer:
         self._first_block = bytearray(BLOCK_BYTES)  # the superblock's checksum covers it
 
     def run(self, build_time: int, root_xattrs: tuple[tuple[bytes, bytes], ...] | None) -> WrittenFilesystem:
-        for inode in walk(self._source.root):
-            xattrs = root_xattrs if inode is self._source.root and root_xattrs is not None else inode.xattrs
+        for inode in self._source.tree.walk():
+            xattrs = root_xattrs if inode is self._source.tree.root and root_xattrs is not None else inode.xattrs
             self._placed[id(inode)] = _placed(inode, xattrs)
-        slots = _Slots(f.FIRST_FREE_BYTE)
+        slots = _Slots(fmt.FIRST_FREE_BYTE)
         for placed in self._placed.values():
             placed.nid, placed.inline = slots.allocate(_INODE_BYTES + len(placed.xattrs), placed.tail_bytes)
         self._next_block = -(-slots.end // BLOCK_BYTES)
@@ -140,19 +140,19 @@ class _Writer:
             tail = self._write_blocks_of(placed, placed.inode.target)
         record = self._disk_inode(placed).pack_extended(number) + placed.xattrs + tail
         self._digest.update(record)
-        self._write_at(placed.nid * f.SLOT_BYTES, record)
-        self._remember_first_block(placed.nid * f.SLOT_BYTES, record)
+        self._write_at(placed.nid * fmt.SLOT_BYTES, record)
+        self._remember_first_block(placed.nid * fmt.SLOT_BYTES, record)
 
     def _disk_inode(self, placed: _Placed) -> DiskInode:
         inode = placed.inode
         union = placed.block
         if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
-            union = f.pack_device(*_device(inode))
+            union = fmt.pack_device(*_device(inode))
         return DiskInode(
             nid=placed.nid,
             header_bytes=_INODE_BYTES,
             xattr_bytes=len(placed.xattrs),
-            layout=f.LAYOUT_FLAT_INLINE if placed.inline else f.LAYOUT_FLAT_PLAIN,
+            layout=fmt.LAYOUT_FLAT_INLINE if placed.inline else fmt.LAYOUT_FLAT_PLAIN,
             mode=inode.mode,
             nlink=inode.nlink,
             size=placed.size,
@@ -173,7 +173,7 @@ class _Writer:
             dirents, names = [], []
             at = len(group) * directory_format.DIRENT.size
             for name, inode in group:
-                kind = f.FILE_TYPE_OF_MODE[stat.S_IFMT(inode.mode)]
+                kind = fmt.FILE_TYPE_OF_MODE[stat.S_IFMT(inode.mode)]
                 dirents.append(directory_format.DIRENT.pack(self._placed[id(inode)].nid, at, kind))
                 names.append(name)
                 at += len(name)
@@ -228,7 +228,7 @@ class _Writer:
         digest[8] = digest[8] & 0x3F | 0x80
         superblock = Superblock(
             block_bits=BLOCK_BITS,
-            root_nid=self._placed[id(self._source.root)].nid,
+            root_nid=self._placed[id(self._source.tree.root)].nid,
             inos=len(self._placed),
             build_time=build_time,
             build_time_nsec=0,
@@ -236,9 +236,9 @@ class _Writer:
             meta_blkaddr=0,
             uuid=bytes(digest),
         )
-        self._remember_first_block(f.SUPER_OFFSET, superblock.pack())
-        checksum = f.superblock_checksum(bytes(self._first_block))
-        self._write_at(f.SUPER_OFFSET, superblock.pack(checksum=checksum))
+        self._remember_first_block(fmt.SUPER_OFFSET, superblock.pack())
+        checksum = fmt.superblock_checksum(bytes(self._first_block))
+        self._write_at(fmt.SUPER_OFFSET, superblock.pack(checksum=checksum))
 
     def _remember_first_block(self, offset: int, data: bytes) -> None:
         if offset < BLOCK_BYTES:
@@ -273,7 +273,7 @@ class _Slots:
                 self._keep_gap(place, start)
                 place = start
             self.end = place + header_bytes + tail_bytes
-        return place // f.SLOT_BYTES, bool(tail_bytes)
+        return place // fmt.SLOT_BYTES, bool(tail_bytes)
 
     def _in_gap(self, length: int) -> int | None:
         for index, (start, end) in enumerate(self._gaps):
@@ -292,7 +292,7 @@ class _Slots:
 
 
 def _aligned(offset: int) -> int:
-    return -(-offset // f.SLOT_BYTES) * f.SLOT_BYTES
+    return -(-offset // fmt.SLOT_BYTES) * fmt.SLOT_BYTES
 
 
 def _tail_start(place: int, header_bytes: int, tail_bytes: int) -> int | None:
@@ -308,7 +308,7 @@ def _placed(inode: Inode, xattrs: tuple[tuple[bytes, bytes], ...]) -> _Placed:
     try:
         body = xattr_format.pack_xattrs(xattrs)
         if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
-            f.pack_device(*_device(inode))
+            fmt.pack_device(*_device(inode))
     except ValueError as error:
         raise InputError(f"{printable(inode.path())} cannot be kept in an image: {error}") from error
     size = _directory_bytes(inode) if inode.is_directory else inode.size

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import struct
 
-from rofs.erofs.format import NAME_MAX_BYTES, xattr_icount
+from rofs.erofs.format import xattr_icount
 from rofs.errors import FormatError
+from rofs.vfs import ACL_ACCESS_XATTR, ACL_DEFAULT_XATTR, NAME_MAX_BYTES
 
 # Index of the prefix in e_name_index; the ACL names are whole, their suffix is empty.
 XATTR_PREFIXES = {
     1: b"user.",
-    2: b"system.posix_acl_access",
-    3: b"system.posix_acl_default",
+    2: ACL_ACCESS_XATTR,
+    3: ACL_DEFAULT_XATTR,
     4: b"trusted.",
     6: b"security.",
 }

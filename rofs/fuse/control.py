@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control socket of a mount as its clients see it: one JSON line there, one JSON line back.
 
-`status` and `umount` use it. The supervisor serves the other end (`supervisor`); a mount whose socket
+`status` and `umount` use it. The supervisor serves the other end (`control_server`); a mount whose socket
 does not answer is dead. Synchronous and light, so that `rofs status` starts fast.
 """
 
@@ -21,7 +21,7 @@ from rofs.fuse import places
 VERSION: Final = 1
 MAX_LINE_BYTES: Final = 1 << 20
 _ANSWER_SECONDS = 10.0
-_END_SECONDS = 30.0
+_END_SECONDS = 20.0  # the last records may take half of it
 
 
 def mounts() -> list[dict[str, Any]]:
@@ -59,7 +59,8 @@ def unmount(mountpoint: str | bytes) -> None:
             raise HostError(f"cannot unmount {printable(mountpoint)}: {answer['error']}")
         if pidfd is not None and not select.select([pidfd], [], [], _END_SECONDS)[0]:
             raise HostError(
-                f"{printable(mountpoint)} is unmounted, but its process {keeper} has not ended after {_END_SECONDS:g} s"
+                f"{printable(mountpoint)} is unmounted, but still in use by open files or in another mount namespace; "
+                f"its processes end when that lets go (keeper {keeper})"
             )
 
 

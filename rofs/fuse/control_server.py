@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from rofs.durable import make_directories
-from rofs.errors import HostError, StateError, from_os_error, printable
+from rofs.errors import HostError, from_os_error, printable
 from rofs.fuse.control import VERSION, connect
 
 _MAX_REQUEST_BYTES = 4096
@@ -33,8 +33,7 @@ def listening(directory: str) -> Iterator[socket.socket]:
     What a mount that died has left there is replaced.
 
     Raises:
-        StateError: A living mount uses the directory.
-        HostError: It cannot be made, or belongs to somebody else.
+        HostError: It cannot be made, belongs to somebody else, or a living mount uses it.
     """
     try:
         _make_private(directory)
@@ -69,7 +68,7 @@ def _bind(listener: socket.socket, directory: str, fd: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink("control", dir_fd=fd)
     else:
-        raise StateError(f"a living rofs mount uses {directory}")
+        raise HostError(f"mount point is busy: another rofs mount uses {printable(directory)}")
     before = os.umask(0o177)
     try:
         listener.bind(address)

@@ -30,12 +30,19 @@ def of_attempt(
         "changes": list(attempt.changes) or None,
         "xattr": attempt.xattr,
         "errno": attempt.errno,
-        "nid": attempt.nid if attempt.name is None else None,
+        "nid": attempt.nid if attempt.name is None or not paths else None,
+        "detail": _unknown_path(attempt) if attempt.name is not None and not paths else None,
         **({"tid": attempt.tid} if attempt.tid else {}),
         **who,
         "uid": attempt.uid,
         "gid": attempt.gid,
     }
+
+
+def _unknown_path(attempt: Attempt) -> str:
+    """What is known of an attempt when the resolver knows no path of its directory."""
+    new = "" if attempt.name2 is None else f", new name {attempt.name2} in the directory with nid {attempt.nid2}"
+    return f"path unknown: name {attempt.name} in the directory with nid {attempt.nid}{new}"
 
 
 def of_fault(report: FaultReport, answer: PathsAnswer) -> tuple[str, dict[str, Any]]:

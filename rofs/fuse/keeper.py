@@ -9,26 +9,25 @@ mount can go through is the table in `life`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import select
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rofs.errors import HostError, RofsError, StateError
-from rofs.fuse import control_server, kernel, resolver, supervisor, verifier, worker
+from rofs.fuse import control_server, kernel, mountinfo, resolver, signals, supervisor, verifier, worker
 from rofs.fuse.counters import Counters
 from rofs.fuse.life import Event, Life, State
 from rofs.fuse.messages import MAX_MESSAGE_BYTES
-from rofs.fuse.process import fork
+from rofs.fuse.process import Child, fork
+from rofs.fuse.signals import Signals
 from rofs.image.open import ImageFacts, reopen_image
 from rofs.trust.verify import TrustPolicy
 
 _START_SECONDS = 60.0  # for a supervisor that waits for the log, or a worker on a slow disk
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _END_SECONDS = 15.0  # for the supervisor's last records
 
 
@@ -65,31 +64,34 @@ def run(request: MountRequest, announce: Callable[[ImageFacts], None]) -> None:
     Raises:
         RofsError: It could not be mounted, and nothing is left; or it ended otherwise than by an unmount.
     """
-    with _signals() as wakeup:
-        _Keeper(request, wakeup).run(announce)
+    with signals.caught() as caught:
+        _Keeper(request, caught).run(announce)
 
 
 class _Keeper:
-    def __init__(self, request: MountRequest, wakeup: int) -> None:
+    def __init__(self, request: MountRequest, caught: Signals) -> None:
         self._request = request
-        self._wakeup = wakeup
+        self._signals = caught
         self._life = Life()
-        self._children: dict[int, str] = {}  # pid to name, of those that have not been waited for
+        self._children: dict[str, Child] = {}
+        self._link, self._supervisors_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._counters = Counters()
         self._fuse_fd = -1
-        self._mounted = False
-        self._failure = ""
-        self._stop = False
+        self._mount_id: int | None = None  # while it is mounted, as far as we know
+        self._recorded = False
+        self._failure: str | None = None
 
     def run(self, announce: Callable[[ImageFacts], None]) -> None:
-        self._facts = verifier.verify(self._request.image_fd, self._request.policy)
-        self._counters = Counters()
         try:
-            self._start()
-        except BaseException:
+            facts = verifier.verify(self._request.image_fd, self._request.policy, self._signals)
+            self._start(facts)
+            announce(facts)
+            self._life.happen(Event.READY)
+        except BaseException as error:
             self._life.happen(Event.FAILED)
+            self._failure = f"the start failed: {error}"
             self._clean_up()
             raise
-        announce(self._facts)
         try:
             while self._life.state is not State.ENDED:
                 self._step()
@@ -100,34 +102,34 @@ class _Keeper:
 
     # Start
 
-    def _start(self) -> None:
-        self._link, link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def _start(self, facts: ImageFacts) -> None:
         reports, worker_reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         questions, answers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with worker_reports, answers:
-            with link, reports, questions:
-                self._fork_supervisor(link, reports, questions)
+            with reports, questions:
+                self._fork_supervisor(facts, reports, questions)
             self._expect("ready")
-            self._mount()
+            init_request = self._mount(facts)
             self._send({"mounted": True})
             recorded = self._expect("recorded")
             if not recorded["recorded"]:
                 raise HostError(f"the audit log cannot be written: {recorded['error']}")
-            self._fork_resolver(answers)
-            self._fork_worker(worker_reports)
-        self._send({"serving": [pid for pid, name in self._children.items() if name == "worker"]})
-        self._life.happen(Event.READY)
+            self._recorded = True
+            self._fork_resolver(facts, answers)
+            self._fork_worker(facts, init_request, worker_reports)
+        self._send({"serving": [self._children["worker"].pid]})
 
-    def _fork_supervisor(self, link: socket.socket, reports: socket.socket, questions: socket.socket) -> None:
+    def _fork_supervisor(self, facts: ImageFacts, reports: socket.socket, questions: socket.socket) -> None:
         setup = supervisor.Supervised(
             mountpoint=self._request.mountpoint,
             image_path=self._request.image_path,
-            facts=self._facts,
+            facts=facts,
             log_path=self._request.log_path,
             runtime_directory=self._request.runtime_directory,
             counters=self._counters,
             keeper=os.getpid(),
         )
+        link = self._supervisors_link
 
         def main() -> None:
             try:
@@ -136,48 +138,51 @@ class _Keeper:
                 link.send(json.dumps({"failed": verifier.pack_error(error).decode()}).encode())
 
         keep = (link.fileno(), reports.fileno(), questions.fileno())
-        self._children[fork(main, keep=keep, unprivileged=False)] = "supervisor"
+        self._children["supervisor"] = fork(main, name="supervisor", keep=keep, unprivileged=False)
+        link.close()  # so that its end shows
 
-    def _mount(self) -> None:
+    def _mount(self, facts: ImageFacts) -> bytes:
+        """Mount and shake hands with the kernel. Returns its INIT request, for the worker."""
         self._fuse_fd = kernel.open_device()
         request = self._request
         # A source below /dev would make systemd tie the mount to a device unit.
         source = b"rofs:" * request.image_path.startswith(b"/dev/") + request.image_path
         kernel.mount(self._fuse_fd, request.mountpoint, source, request.mount_flags)
-        self._mounted = True
-        self._init_request = kernel.answer_init(self._fuse_fd, acl=self._facts.identity.acl)
+        mount = mountinfo.mount_on(request.mountpoint)
+        self._mount_id = mount.mount_id if mount else None
+        return kernel.answer_init(self._fuse_fd, acl=facts.identity.acl)
 
-    def _fork_resolver(self, answers: socket.socket) -> None:
+    def _fork_resolver(self, facts: ImageFacts, answers: socket.socket) -> None:
         image_fd = self._request.image_fd
 
         def main() -> None:
             os.nice(5)
-            resolver.serve(answers, reopen_image(image_fd, self._facts))
+            resolver.serve(answers, reopen_image(image_fd, facts))
 
-        pid = fork(main, keep=(answers.fileno(), image_fd), unprivileged=True)
-        self._children[pid] = "resolver"
+        keep = (answers.fileno(), image_fd)
+        self._children["resolver"] = fork(main, name="resolver", keep=keep, unprivileged=True)
 
-    def _fork_worker(self, reports: socket.socket) -> None:
+    def _fork_worker(self, facts: ImageFacts, init_request: bytes, reports: socket.socket) -> None:
         reading, writing = os.pipe()
-        request = self._request
+        image_fd = self._request.image_fd
+
+        def ready() -> None:
+            os.write(writing, b"+")
+            os.close(writing)
 
         def main() -> None:
-            image = reopen_image(request.image_fd, self._facts)
+            image = reopen_image(image_fd, facts)
+            worker.serve(self._fuse_fd, init_request, image, reports, self._counters, ready)
 
-            def ready() -> None:
-                os.write(writing, b"+")
-                os.close(writing)
-
-            worker.serve(self._fuse_fd, self._init_request, image, reports, self._counters, ready)
-
-        keep = (self._fuse_fd, request.image_fd, reports.fileno(), writing)
+        keep = (self._fuse_fd, image_fd, reports.fileno(), writing)
         try:
-            self._children[fork(main, keep=keep, unprivileged=True)] = "worker"
+            self._children["worker"] = fork(main, name="worker", keep=keep, unprivileged=True)
         finally:
             os.close(writing)
         try:
-            if not select.select([reading], [], [], _START_SECONDS)[0] or os.read(reading, 1) != b"+":
-                raise HostError("the worker process did not start")
+            self._signals.wait_for(reading, _START_SECONDS, "the worker process")
+            if os.read(reading, 1) != b"+":
+                raise HostError(f"the worker process did not start: {self._children.pop('worker').end(1)}")
         finally:
             os.close(reading)
 
@@ -185,66 +190,68 @@ class _Keeper:
 
     def _step(self) -> None:
         """Wait for the next thing to happen and follow it."""
-        ready, _, _ = select.select([self._wakeup, self._link.fileno()], [], [])
-        if self._wakeup in ready:
-            with contextlib.suppress(BlockingIOError):
-                if any(number in STOP_SIGNALS for number in os.read(self._wakeup, 4096)):
-                    self._unmount_for_signal()
-        if self._link.fileno() in ready:
+        link = self._link.fileno()
+        readable = self._signals.wait([link] if "supervisor" in self._children else [])
+        if self._signals.stop:
+            self._signals.stop = False
+            # At once if nobody uses the mount, else out of sight.
+            if self._unmount():
+                self._unmount(lazy=True)
+        if readable:
             message = self._receive()
             if message is None:
-                select.select([self._wakeup], [], [])  # its death is about to be reported
+                self._on_exit(self._children.pop("supervisor"))
             elif "unmount" in message:
-                self._send({"unmounted": True, "errno": kernel.unmount(self._request.mountpoint)})
-        self._reap()
+                self._send({"unmounted": True, "errno": self._unmount()})
+        for child in [child for child in self._children.values() if child.has_ended()]:
+            self._on_exit(self._children.pop(child.name))
 
-    def _unmount_for_signal(self) -> None:
-        """End because somebody asked the process to: at once if nobody uses the mount, else out of sight."""
-        if kernel.unmount(self._request.mountpoint):
-            kernel.unmount(self._request.mountpoint, lazy=True)
-
-    def _reap(self) -> None:
-        for pid, name in list(self._children.items()):
-            waited, status = os.waitpid(pid, os.WNOHANG)
-            if waited:
-                del self._children[pid]
-                self._on_exit(name, pid, os.waitstatus_to_exitcode(status))
-
-    def _on_exit(self, name: str, pid: int, code: int) -> None:
+    def _on_exit(self, child: Child) -> None:
+        failure = child.end(1)
         if self._life.state is not State.SERVING:
             return
-        if name == "worker" and code == 0:  # the kernel told it that the filesystem is unmounted
-            self._mounted = False
+        if child.name == "worker" and failure is None:  # the kernel told it that the filesystem is unmounted
+            self._mount_id = None
             self._life.happen(Event.UNMOUNTED)
             return
         with contextlib.suppress(OSError):
-            self._send({"worker_exit": {"pid": pid, "status": str(code), "detail": name}})
-        if name == "resolver":
+            detail = f"{child.name}: {failure or 'it ended by itself'}"
+            self._send({"worker_exit": {"pid": child.pid, "detail": detail}})
+        if child.name == "resolver":
             return  # events go on without paths
-        self._life.happen(Event.WORKER_DIED if name == "worker" else Event.SUPERVISOR_DIED)
-        self._failure = f"the {name} process ended unexpectedly (status {code}); the mount was ended"
-        self._force_unmount()
+        self._life.happen(Event.WORKER_DIED if child.name == "worker" else Event.SUPERVISOR_DIED)
+        self._failure = f"the {child.name} process ended unexpectedly ({failure}); the mount was ended"
+        self._unmount(lazy=True)
         self._life.happen(Event.UNMOUNTED)
 
     # End
 
-    def _force_unmount(self) -> None:
-        if self._mounted:
-            kernel.unmount(self._request.mountpoint, lazy=True)
-            self._mounted = False
+    def _unmount(self, *, lazy: bool = False) -> int:
+        """Unmount our mount, wherever it was moved to, and nothing that somebody has mounted over it.
+
+        Returns:
+            0, also when it is gone already, or the errno.
+        """
+        mount = mountinfo.mount_with(self._mount_id) if self._mount_id is not None else None
+        if mount is None:
+            return 0
+        if mountinfo.mount_on(mount.mountpoint) != mount:
+            return errno.EBUSY
+        return kernel.unmount(mount.mountpoint, lazy=lazy)
 
     def _clean_up(self) -> None:
         """Leave nothing behind, whatever went wrong before."""
-        self._force_unmount()
+        self._unmount(lazy=True)
         if self._fuse_fd >= 0:
-            os.close(self._fuse_fd)
+            os.close(self._fuse_fd)  # with the worker's gone too, the kernel aborts what still waits
         with contextlib.suppress(OSError):
             self._send({"end": self._failure or "unmounted"})
-        for pid, name in self._children.items():
-            _end_child(pid, _END_SECONDS if name == "supervisor" else 0)
+        for child in self._children.values():
+            child.end(_END_SECONDS if child.name == "supervisor" else 0)
         self._children.clear()
         self._link.close()
-        if self._failure:  # a supervisor that was killed could not do it itself
+        self._supervisors_link.close()
+        if self._failure and self._recorded:  # a supervisor that was killed could not do it itself
             control_server.remove(self._request.runtime_directory)
 
     # The line to the supervisor
@@ -269,44 +276,10 @@ class _Keeper:
         Raises:
             RofsError: What the supervisor failed with, or that it does not answer.
         """
-        self._link.settimeout(_START_SECONDS)
-        try:
-            message = self._receive()
-        except TimeoutError as error:
-            raise HostError(f"the supervisor process did not answer within {_START_SECONDS:g} s") from error
-        finally:
-            self._link.settimeout(None)
+        self._signals.wait_for(self._link.fileno(), _START_SECONDS, "the supervisor process")
+        message = self._receive()
         if message is not None and "failed" in message:
             raise verifier.unpack_error(message["failed"].encode())
         if message is None or key not in message:
-            raise HostError("the supervisor process died during the start")
+            raise HostError(f"the supervisor process did not start: {self._children.pop('supervisor').end(1)}")
         return message
-
-
-def _end_child(pid: int, patience_seconds: float) -> None:
-    """Wait for a child, then kill it."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        if not select.select([pidfd], [], [], patience_seconds)[0]:
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    finally:
-        os.close(pidfd)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[int]:
-    """Turn signals into bytes on a descriptor that select(2) can wait for."""
-    receiving, sending = socket.socketpair()
-    for end in (receiving, sending):
-        end.settimeout(0)
-    before = {number: signal.signal(number, lambda *_: None) for number in (*STOP_SIGNALS, signal.SIGCHLD)}
-    signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
-    try:
-        yield receiving.fileno()
-    finally:
-        signal.set_wakeup_fd(-1)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        receiving.close()
-        sending.close()

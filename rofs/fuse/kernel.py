@@ -24,10 +24,9 @@ MS_NOEXEC = 0x8
 _MNT_DETACH = 0x2
 _UMOUNT_NOFOLLOW = 0x8
 
-# FUSE_INIT flags by their bits. INIT_EXT says that flags beyond 31 bits follow.
+# FUSE_INIT flags by their bits; none of those beyond 31 bits is used.
 _ASYNC_READ, _ATOMIC_O_TRUNC, _EXPORT_SUPPORT, _BIG_WRITES, _DO_READDIRPLUS = (1 << b for b in (0, 3, 4, 5, 13))
 _PARALLEL_DIROPS, _POSIX_ACL, _ABORT_ERROR, _MAX_PAGES, _CACHE_SYMLINKS = (1 << b for b in (18, 20, 21, 22, 23))
-_INIT_EXT = 1 << 30
 _WANTED = (
     _ASYNC_READ
     | _ATOMIC_O_TRUNC  # O_TRUNC arrives in OPEN's flags, so one event tells all
@@ -38,7 +37,6 @@ _WANTED = (
     | _ABORT_ERROR
     | _MAX_PAGES
     | _CACHE_SYMLINKS
-    | _INIT_EXT
 )
 _MAX_MINOR = 40  # of the protocol as described here
 _READAHEAD_BYTES = 1 << 20
@@ -129,9 +127,13 @@ def answer_init(fuse_fd: int, *, acl: bool) -> bytes:
     Raises:
         HostError: The kernel speaks another protocol.
     """
-    request = os.read(fuse_fd, (1 << 20) + 4096)
+    try:
+        request = os.read(fuse_fd, (1 << 20) + 4096)
+    except OSError as error:
+        raise HostError(f"the kernel did not begin the FUSE protocol: {error.strerror}") from error
+    request = request.ljust(_IN_HEADER.size + _INIT_IN.size, b"\0")
     _length, opcode, unique = struct.unpack_from("<IIQ", request)
-    major, minor, readahead, flags, _flags2 = _INIT_IN.unpack_from(request.ljust(60, b"\0"), _IN_HEADER.size)
+    major, minor, readahead, flags, _flags2 = _INIT_IN.unpack_from(request, _IN_HEADER.size)
     if opcode != _OPCODE_INIT or major != 7:
         raise HostError(f"the kernel's FUSE protocol is not known: opcode {opcode}, version {major}.{minor}")
     wanted = (_WANTED | (_POSIX_ACL if acl else 0)) & flags

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rofs.errors import FormatError, HostError, RofsError, from_os_error, printable
+from rofs.errors import HostError, RofsError, from_os_error, printable
 from rofs.fuse import control, keeper, kernel, mountinfo, places
 from rofs.fuse.keeper import MountRequest
 from rofs.fuse.process import close_all_but
@@ -84,10 +85,14 @@ def mount_in_background(image: str | bytes, directory: str | bytes, options: Mou
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
     if not answer.startswith(b"F"):
-        os.waitpid(pid, 0)
-        raise unpack_error(answer[1:]) if answer else FormatError("the keeper process died during the start")
+        with contextlib.suppress(ChildProcessError):  # who started us may have had SIGCHLD ignored
+            os.waitpid(pid, 0)
+        raise unpack_error(answer[1:]) if answer else HostError("the keeper process died during the start")
     facts = ImageFacts.from_json(answer[1:])
-    os.statvfs(request.mountpoint)  # it answers, or this raises
+    try:
+        os.statvfs(request.mountpoint)
+    except OSError as error:
+        raise from_os_error(error, "mounted, but it does not answer:", request.mountpoint) from error
     return facts
 
 
@@ -102,6 +107,7 @@ def _be_keeper(request: MountRequest, pipe: int) -> None:
     try:
         os.setsid()
         os.chdir("/")
+        _lift_limits()
         _let_go_of_the_caller({request.image_fd, pipe})
         keeper.run(request, announce)
         status = 0
@@ -113,6 +119,13 @@ def _be_keeper(request: MountRequest, pipe: int) -> None:
             os.write(pipe, b"E" + pack_error(HostError(f"internal error: {type(error).__name__}: {error}")))
     finally:
         os._exit(status)
+
+
+def _lift_limits() -> None:
+    """Limits that the caller's shell set for a command must not end a mount that lives for months."""
+    for limit in (resource.RLIMIT_CPU, resource.RLIMIT_NOFILE):
+        _soft, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (hard, hard))
 
 
 def _let_go_of_the_caller(keep: set[int]) -> None:
@@ -136,7 +149,9 @@ def _request(image: str | bytes, directory: str | bytes, options: MountOptions) 
         mountpoint=mountpoint,
         policy=options.policy,
         mount_flags=options.mount_flags,
-        log_path=os.path.abspath(os.fsencode(options.log_path or places.default_log(mountpoint))),
+        log_path=os.path.abspath(
+            os.fsencode(places.default_log(mountpoint) if options.log_path is None else options.log_path)
+        ),
         runtime_directory=places.mount_directory(mountpoint),
     )
 

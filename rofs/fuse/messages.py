@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from rofs.audit.event import OPERATIONS
 from rofs.errors import BlockFault, FormatError
@@ -111,37 +111,57 @@ _TEXT = frozenset({"errno", "detail", *_OPTIONAL_TEXT})
 _CHOICES = {"op": OPERATIONS, "kind": frozenset({"mismatch", "io"})}
 
 
-def pack_report(report: Report, *, number: int, dropped: int) -> bytes:
+def pack_report(report: Report, *, number: int, dropped: int, held_until_ns: int) -> bytes:
     """A report as a datagram.
 
     Args:
         report: What happened.
         number: Comes back in the acknowledgement.
         dropped: How many reports before it could not be sent.
+        held_until_ns: Until when, on CLOCK_MONOTONIC, the caller is sure to be held in its system
+            call and so is who it was; 0 when it is not held.
     """
     return json.dumps(
-        {"report": _NAMES[type(report)], "number": number, "dropped": dropped, "fields": asdict(report)}
+        {
+            "report": _NAMES[type(report)],
+            "number": number,
+            "dropped": dropped,
+            "held_until_ns": held_until_ns,
+            "fields": asdict(report),
+        }
     ).encode()
 
 
-def parse_report(data: bytes) -> tuple[Report, int, int]:
-    """The report, its number and the count of dropped ones.
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A report as it arrives; see `pack_report`."""
+
+    report: Report
+    number: int
+    dropped: int
+    held_until_ns: int
+
+
+def parse_report(data: bytes) -> Delivery:
+    """Read a worker's datagram.
 
     Raises:
         FormatError: Not what `pack_report` writes.
     """
     message = _object(data)
     kind = _KINDS.get(str(message.get("report")))
-    number, dropped, fields = message.get("number"), message.get("dropped"), message.get("fields")
-    if kind is None or not _is_number(number) or not _is_number(dropped) or not isinstance(fields, dict):
-        raise FormatError("a worker's message has no known kind, number or fields")
+    number, dropped, held, fields = (message.get(key) for key in ("number", "dropped", "held_until_ns", "fields"))
+    if kind is None or not isinstance(fields, dict):
+        raise FormatError("a worker's message has no known kind or no fields")
+    if not _is_number(number) or not _is_number(dropped) or not _is_number(held):
+        raise FormatError("a worker's message has a wrong number")
     for key, value in fields.items():
         if not _field_fits(kind, key, value):
             raise FormatError(f"a worker's message has a wrong field {key[:80]!r}")
     for key in _LISTS & fields.keys():
         fields[key] = tuple(fields[key])
     try:
-        return kind(**fields), number, dropped  # type: ignore[return-value]  # checked by _is_number
+        return Delivery(kind(**fields), number, dropped, held)
     except TypeError as error:
         raise FormatError(f"a worker's message lacks a field: {str(error)[:200]}") from error
 
@@ -160,7 +180,7 @@ def _field_fits(kind: type[object], key: str, value: object) -> bool:
     return _is_number(value)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < _MAX_NUMBER
 
 

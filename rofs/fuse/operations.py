@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, cast
 
 import pyfuse3
 from pyfuse3 import FUSEError
@@ -62,6 +62,8 @@ def _handler(
             raise
         except Exception as error:  # the catch-all is the point
             raise FUSEError(self.explain(function.__name__, args, error)) from error
+        finally:
+            self.count()
 
     return cast("Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]", handler)
 
@@ -72,7 +74,7 @@ class Operations(pyfuse3.Operations):
     Args:
         filesystem: What is served.
         report: Tells the supervisor; returns when it has recorded the report, or after a moment.
-        count: Called for each request that reads, to update shared counters.
+        count: Called after each request, to update shared counters.
     """
 
     supports_dot_lookup = True
@@ -86,8 +88,9 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._filesystem = filesystem
         self._report = report
-        self._count = count
+        self.count = count
         self._root_nid = filesystem.root_nid
+        self._block_size = filesystem.statfs().block_size
 
     # Node ids
 
@@ -130,7 +133,7 @@ class Operations(pyfuse3.Operations):
         entry.st_gid = status.gid
         entry.st_rdev = status.rdev
         entry.st_size = status.size
-        entry.st_blksize = 4096
+        entry.st_blksize = self._block_size
         entry.st_blocks = status.blocks
         entry.st_atime_ns = entry.st_ctime_ns = entry.st_mtime_ns = status.mtime_ns
         return entry
@@ -138,7 +141,8 @@ class Operations(pyfuse3.Operations):
     @_handler
     def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> pyfuse3.EntryAttributes:  # noqa: ARG002
         """Find a name; that there is none is an answer the kernel may keep, too."""
-        self._count()
+        if name == b".":  # of a file, too: how the kernel finds an inode again by its handle
+            return self._attributes(self._nid(parent_inode))
         nid = self._filesystem.lookup(self._nid(parent_inode), name)
         if nid is not None:
             return self._attributes(nid)
@@ -150,7 +154,6 @@ class Operations(pyfuse3.Operations):
     @_handler
     def getattr(self, inode: int, ctx: Context) -> pyfuse3.EntryAttributes:  # noqa: ARG002
         """Attributes of an inode."""
-        self._count()
         return self._attributes(self._nid(inode))
 
     @_handler
@@ -160,13 +163,11 @@ class Operations(pyfuse3.Operations):
     @_handler
     def readlink(self, inode: int, ctx: Context) -> bytes:  # noqa: ARG002
         """Target of a symbolic link."""
-        self._count()
         return self._filesystem.readlink(self._nid(inode))
 
     @_handler
     def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
         """Open for reading; refuse whatever could lead to a write."""
-        self._count()
         if wants_write(flags):
             self._refuse("open", ctx, inode, flags=flag_names(flags))
         return pyfuse3.FileInfo(fh=inode, keep_cache=True)
@@ -174,7 +175,6 @@ class Operations(pyfuse3.Operations):
     @_handler
     def read(self, fh: int, off: int, size: int) -> bytes:
         """Verified content."""
-        self._count()
         return self._filesystem.read(self._nid(fh), off, size)
 
     @_handler
@@ -198,11 +198,18 @@ class Operations(pyfuse3.Operations):
     @_handler
     def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries with attributes, as many as fit; `start_id` is an entry's `next_offset`."""
-        self._count()
         for entry in self._filesystem.readdir(self._nid(fh), start_id):
-            attributes = self._attributes(entry.nid)
+            attributes = self._listed_attributes(entry.nid)
             if not pyfuse3.readdir_reply(token, entry.name, attributes, entry.next_offset):
                 return
+
+    def _listed_attributes(self, nid: int) -> pyfuse3.EntryAttributes:
+        """Attributes for a listing. One bad inode must not hide the names beside it: it is listed without any."""
+        try:
+            return self._attributes(nid)
+        except ImageError as error:
+            self.explain("readdir", (self._inode(nid),), error)
+            return pyfuse3.EntryAttributes()
 
     @_handler
     def releasedir(self, fh: int) -> None:
@@ -261,7 +268,7 @@ class Operations(pyfuse3.Operations):
         flags: tuple[str, ...] = (),
         changes: tuple[str, ...] = (),
         xattr: bytes | None = None,
-    ) -> None:
+    ) -> NoReturn:
         self._report(
             Attempt(
                 op=op,
@@ -280,12 +287,12 @@ class Operations(pyfuse3.Operations):
         )
         raise FUSEError(errno.EROFS)
 
-    def _refuse_new(self, op: str, ctx: Context, parent: int, name: bytes, *, flags: tuple[str, ...] = ()) -> None:
+    def _refuse_new(self, op: str, ctx: Context, parent: int, name: bytes, *, flags: tuple[str, ...] = ()) -> NoReturn:
         if self._exists(parent, name, unknown=False):
             raise FUSEError(errno.EEXIST)
         self._refuse(op, ctx, parent, name, flags=flags)
 
-    def _refuse_old(self, op: str, ctx: Context, parent: int, name: bytes) -> None:
+    def _refuse_old(self, op: str, ctx: Context, parent: int, name: bytes) -> NoReturn:
         if not self._exists(parent, name, unknown=True):
             raise FUSEError(errno.ENOENT)
         self._refuse(op, ctx, parent, name)
@@ -298,39 +305,39 @@ class Operations(pyfuse3.Operations):
             return unknown
 
     @_handler
-    def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context) -> Any:  # noqa: ARG002
+    def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context) -> NoReturn:  # noqa: ARG002
         """Refuse open(2) with O_CREAT of a name that does not exist."""
         self._refuse_new("create", ctx, parent_inode, name, flags=flag_names(flags))
 
     @_handler
-    def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Context) -> Any:  # noqa: ARG002
+    def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Context) -> NoReturn:  # noqa: ARG002
         """Refuse mkdir(2)."""
         self._refuse_new("mkdir", ctx, parent_inode, name)
 
     @_handler
-    def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context) -> Any:  # noqa: ARG002
+    def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context) -> NoReturn:  # noqa: ARG002
         """Refuse mknod(2), mkfifo(3) and bind(2) of a socket."""
         self._refuse_new("mknod", ctx, parent_inode, name)
 
     @_handler
-    def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Context) -> Any:  # noqa: ARG002
+    def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Context) -> NoReturn:  # noqa: ARG002
         """Refuse symlink(2)."""
         self._refuse_new("symlink", ctx, parent_inode, name)
 
     @_handler
-    def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context) -> Any:
+    def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context) -> NoReturn:
         """Refuse link(2)."""
         if self._exists(new_parent_inode, new_name, unknown=False):
             raise FUSEError(errno.EEXIST)
         self._refuse("link", ctx, inode, new=(new_parent_inode, new_name))
 
     @_handler
-    def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+    def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> NoReturn:
         """Refuse unlink(2)."""
         self._refuse_old("unlink", ctx, parent_inode, name)
 
     @_handler
-    def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+    def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> NoReturn:
         """Refuse rmdir(2)."""
         self._refuse_old("rmdir", ctx, parent_inode, name)
 
@@ -343,7 +350,7 @@ class Operations(pyfuse3.Operations):
         name_new: bytes,
         flags: int,
         ctx: Context,
-    ) -> None:
+    ) -> NoReturn:
         """Refuse rename(2) and renameat2(2)."""
         if not self._exists(parent_inode_old, name_old, unknown=True):
             raise FUSEError(errno.ENOENT)
@@ -358,23 +365,23 @@ class Operations(pyfuse3.Operations):
         fields: pyfuse3.SetattrFields,
         fh: int | None,  # noqa: ARG002
         ctx: Context,
-    ) -> Any:
+    ) -> NoReturn:
         """Refuse chmod(2), chown(2), truncate(2) and utimensat(2)."""
         changes = tuple(c for c in ("mode", "uid", "gid", "size", "atime", "mtime") if getattr(fields, f"update_{c}"))
         self._refuse("setattr", ctx, inode, changes=changes)
 
     @_handler
-    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Context) -> None:  # noqa: ARG002
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Context) -> NoReturn:  # noqa: ARG002
         """Refuse setxattr(2)."""
         self._refuse("setxattr", ctx, inode, xattr=name)
 
     @_handler
-    def removexattr(self, inode: int, name: bytes, ctx: Context) -> None:
+    def removexattr(self, inode: int, name: bytes, ctx: Context) -> NoReturn:
         """Refuse removexattr(2)."""
         self._refuse("removexattr", ctx, inode, xattr=name)
 
     @_handler
-    def write(self, fh: int, off: int, buf: bytes) -> int:  # noqa: ARG002
+    def write(self, fh: int, off: int, buf: bytes) -> NoReturn:  # noqa: ARG002
         """Refuse a write that no open allowed; it cannot come, and names no caller if it does."""
         detail = "a WRITE request came without a writable open"
         self._report(InternalReport(nid=self._nid(fh), detail=detail))

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's line to the supervisor: send a report, wait a moment for it to be recorded.
+"""The worker's line to the supervisor: send a report, wait a moment for it to be taken.
 
-Blocking on purpose: handlers never await. A supervisor that is slow costs one request 100 ms, then
-nobody waits for it until it answers again; what cannot even be sent is counted and told later.
+Taken means that the supervisor knows who the caller is, and has recorded the report unless that takes
+longer than a moment. Blocking on purpose: handlers never await. A supervisor that is slow costs one
+request 100 ms, then nobody waits for it until it answers again; what cannot even be sent is counted and told later.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+import time
+from collections.abc import Callable
 
 from rofs.fuse.messages import Report, pack_report
 
@@ -18,25 +21,30 @@ _TIMEVAL = struct.Struct("@ll")
 
 
 class Reporter:
-    """Sends reports over one end of a SOCK_SEQPACKET pair."""
+    """Sends reports over one end of a SOCK_SEQPACKET pair.
 
-    def __init__(self, connection: socket.socket) -> None:
+    Args:
+        connection: Blocking; its timeouts are set here.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, connection: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
+        self._clock = clock
         self._number = 0
         self._dropped = 0
         self._last_sent = 0
         self._waiting = True  # whether the supervisor answered last time
-        timeout = _TIMEVAL.pack(0, int(ACK_SECONDS * 1_000_000))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        self._limit(socket.SO_SNDTIMEO, ACK_SECONDS)  # sending comes first, so it may use up all of it
 
     def report(self, report: Report) -> None:
-        """Send a report and wait until it is recorded, at most `ACK_SECONDS`."""
+        """Send a report and wait until it is taken, at most `ACK_SECONDS` for both."""
+        deadline = self._clock() + ACK_SECONDS
         self._number += 1
         self._drain()
         flags = 0 if self._waiting else socket.MSG_DONTWAIT
         try:
-            self._connection.send(pack_report(report, number=self._number, dropped=self._dropped), flags)
+            self._connection.send(self._packed(report, deadline), flags)
         except OSError:  # full, or nobody is there
             self._dropped += 1
             self._waiting = False
@@ -44,7 +52,12 @@ class Reporter:
         self._dropped = 0
         self._last_sent = self._number
         if self._waiting:
-            self._waiting = self._receive_until(self._number)
+            self._waiting = self._receive_until(self._number, deadline)
+
+    def _packed(self, report: Report, deadline: float) -> bytes:
+        # Who is not waited for may be long gone, or another program, when the supervisor looks.
+        held_until_ns = int(deadline * 1e9) if self._waiting else 0
+        return pack_report(report, number=self._number, dropped=self._dropped, held_until_ns=held_until_ns)
 
     def _drain(self) -> None:
         """Take acknowledgements that came late: who has caught up is worth waiting for again."""
@@ -57,8 +70,10 @@ class Reporter:
                 return
             self._waiting = _ACK.unpack(data)[0] == self._last_sent
 
-    def _receive_until(self, number: int) -> bool:
-        while True:
+    def _receive_until(self, number: int, deadline: float) -> bool:
+        """Whether the acknowledgement came in time; older ones do not prolong that."""
+        while (seconds := deadline - self._clock()) > 0:
+            self._limit(socket.SO_RCVTIMEO, seconds)
             try:
                 data = self._connection.recv(_ACK.size)
             except OSError:
@@ -67,6 +82,11 @@ class Reporter:
                 return False
             if _ACK.unpack(data)[0] >= number:
                 return True
+        return False
+
+    def _limit(self, option: int, seconds: float) -> None:
+        microseconds = max(1, int(seconds * 1_000_000))  # 0 would be for ever
+        self._connection.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(0, microseconds))
 
 
 def acknowledgement(number: int) -> bytes:

@@ -29,7 +29,6 @@ class Resolver:
     def __init__(self, image: VerifiedImage) -> None:
         self._image = image
         self._index = ReverseIndex(image.filesystem)
-        self._blocks: dict[tuple[int, int], list[bytes]] = {}  # bad blocks; readers come back to them
 
     def answer(self, question: PathsQuestion) -> PathsAnswer:
         """Paths of an inode, or of all that a bad block holds, the asked inode's first."""
@@ -38,10 +37,9 @@ class Resolver:
             return PathsAnswer(tuple(map(escape_path, paths)))
         fault = BlockFault("mismatch", question.level, question.block)
         start, length = self._image.device.covered_range(fault)
-        key = (question.level, question.block)
-        if key not in self._blocks:
-            self._blocks[key] = self._index.paths_of_range(start, length)
-        ordered = list(dict.fromkeys([*paths, *self._blocks[key]]))[:MAX_PATHS]
+        others = self._index.paths_of_range(start, length)
+        # The file that failed comes first, so that no limit cuts it off.
+        ordered = list(dict.fromkeys([*paths, *others]))[:MAX_PATHS]
         return PathsAnswer(tuple(map(escape_path, ordered)), self._offset(question.nid, start, length))
 
     def _offset(self, nid: int, start: int, length: int) -> int | None:

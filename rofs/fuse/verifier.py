@@ -10,11 +10,8 @@ before the fork.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import select
-import signal
 import time
 
 import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - imported late by verification: see below
@@ -22,12 +19,14 @@ import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - imported lat
 from rofs import errors
 from rofs.errors import FormatError, HostError, RofsError, TrustError
 from rofs.fuse.process import fork
+from rofs.fuse.signals import Signals
 from rofs.image.open import MAX_FACTS_BYTES, ImageFacts, open_image
 from rofs.trust import pkcs7  # noqa: F401 - as above
 from rofs.trust.verify import TrustPolicy
 
 # Reading a partition table, a signature and two blocks; a network disk may take its time.
 _ANSWER_SECONDS = 60.0
+_EXIT_SECONDS = 1.0  # once it has answered
 
 _ERRORS = {
     kind.__name__: kind
@@ -36,31 +35,34 @@ _ERRORS = {
 }
 
 
-def verify(image_fd: int, policy: TrustPolicy) -> ImageFacts:
+def verify(image_fd: int, policy: TrustPolicy, signals: Signals) -> ImageFacts:
     """Have the image opened by an unprivileged process.
 
     Args:
         image_fd: The image.
         policy: What is trusted; read from the host's files, so not hostile.
+        signals: Of the caller; one that asks to stop ends the waiting.
 
     Returns:
         What is known of the image.
 
     Raises:
         RofsError: What `open_image` raised, with the same message.
+        HostError: The process died or did not answer.
     """
     reading, writing = os.pipe()
     try:
-        pid = fork(lambda: _answer(image_fd, policy, writing), keep=(image_fd, writing), unprivileged=True)
+        main = lambda: _answer(image_fd, policy, writing)  # noqa: E731 - bound to this call's pipe
+        child = fork(main, name="verifier", keep=(image_fd, writing), unprivileged=True)
     finally:
         os.close(writing)
     try:
-        answer = _read_answer(reading)
+        answer = _read_answer(reading, signals)
     finally:
         os.close(reading)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)  # it has answered, or will not
-        os.waitpid(pid, 0)
+        failure = child.end(_EXIT_SECONDS)
+    if not answer:
+        raise HostError(f"the process that verifies the image died: {failure}")
     if answer.startswith(b"E"):
         raise unpack_error(answer[1:])
     facts = ImageFacts.from_json(answer[1:])
@@ -69,20 +71,17 @@ def verify(image_fd: int, policy: TrustPolicy) -> ImageFacts:
     return facts
 
 
-def _read_answer(pipe: int) -> bytes:
+def _read_answer(pipe: int, signals: Signals) -> bytes:
     """All that the process writes, within bounds: it may have been taken over by the image."""
     answer = b""
     deadline = time.monotonic() + _ANSWER_SECONDS
     while len(answer) <= MAX_FACTS_BYTES:
-        if not select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
-            raise HostError(f"the process that verifies the image did not answer within {_ANSWER_SECONDS:g} s")
+        signals.wait_for(pipe, deadline - time.monotonic(), "the process that verifies the image")
         chunk = os.read(pipe, 65536)
         if not chunk:
-            break
+            return answer
         answer += chunk
-    if not answer or len(answer) > MAX_FACTS_BYTES:
-        raise FormatError(f"the process that verifies the image died or answered nonsense ({len(answer)} bytes)")
-    return answer
+    raise FormatError(f"the process that verifies the image answered more than {MAX_FACTS_BYTES} bytes")
 
 
 def _answer(image_fd: int, policy: TrustPolicy, pipe: int) -> None:

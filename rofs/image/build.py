@@ -17,33 +17,38 @@ from cryptography.x509 import Certificate
 from rofs.blockdev import FileDevice, WindowDevice
 from rofs.ddi import signature_format
 from rofs.ddi.gpt import PartitionSpec, first_partition_offset_bytes, plan_gpt
+from rofs.ddi.gpt_format import LABEL_UNITS
 from rofs.ddi.roles import Architecture, PartitionRole, type_guid_of
 from rofs.ddi.signature_format import SignatureDocument
 from rofs.durable import NewFile
-from rofs.erofs.reader import ErofsReader
 from rofs.erofs.writer import BLOCK_BYTES, WrittenFilesystem, write_filesystem
 from rofs.errors import HostError
 from rofs.image.compare import compare_with_source
 from rofs.image.identity import Identity, identity_of_tree, root_xattrs
-from rofs.image.open import open_image
+from rofs.image.open import open_image, open_layers
 from rofs.image.progress import Progress, Silent
-from rofs.tree import Source, walk
+from rofs.tree import Source
 from rofs.trust import pkcs7
-from rofs.trust.keys import PrivateKey, fingerprint
+from rofs.trust.keys import PrivateKey, check_pair, fingerprint
 from rofs.trust.verify import TrustedCertificate, TrustPolicy
 from rofs.verity.builder import BuiltTree, build_tree
-from rofs.verity.device import VerityDevice
 
 _ARCHITECTURES: dict[str, Architecture] = {"x86_64": "x86-64", "aarch64": "arm64"}
-_LABEL_UNITS = 36  # GPT entry: 72 bytes of UTF-16
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
-    """Who signs: a private key and the certificate that holds its public half."""
+class SigningKey:
+    """What signs: a private key and the certificate that holds its public half.
+
+    Raises:
+        InputError: They do not belong together.
+    """
 
     key: PrivateKey
     certificate: Certificate
+
+    def __post_init__(self) -> None:
+        check_pair(self.key, self.certificate)
 
     @property
     def trusted(self) -> TrustedCertificate:
@@ -71,12 +76,13 @@ class BuiltImage:
 def build_image(
     source: Source,
     output: str | bytes,
-    signer: Signer,
+    signer: SigningKey,
     *,
     name: str | None = None,
     version: str | None = None,
     rollback_index: int = 0,
     created: int | None = None,
+    architecture: Architecture | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> BuiltImage:
@@ -91,23 +97,25 @@ def build_image(
     Args:
         source: The tree and its contents.
         output: The new file, mode 0644.
-        signer: Key and certificate, which belong together.
+        signer: Key and certificate.
         name: Name of the system in the image, for `Identity`.
         version: Its version.
         rollback_index: Its place in the order that rollback protection enforces.
         created: SOURCE_DATE_EPOCH, or None for the newest mtime.
+        architecture: What machines the system is for: it chooses the partition types and enters
+            nothing that the root hash covers. None for the architecture of this machine.
         replace: Whether an existing file may be replaced.
         progress: Told about the long stages.
 
     Raises:
         InputError: The source cannot be read or kept; the output exists or its directory does not.
-        HostError: No space, no permission, or a machine whose partition types are not known.
+        HostError: No space, no permission, or no architecture given on a machine whose partition
+            types are not known.
         ImageError: What was written does not read back as the source.
-        TrustError: Key and certificate do not belong together.
     """
     progress = progress or Silent()
-    identity = identity_of_tree(source.root, name=name, version=version, rollback_index=rollback_index, created=created)
-    architecture = _architecture()
+    identity = identity_of_tree(source.tree, name=name, version=version, rollback_index=rollback_index, created=created)
+    architecture = architecture or _architecture_of_this_machine()
     with NewFile(output, replace=replace) as new:
         build = _Build(source, new, identity, progress)
         written = build.write_filesystem()  # 1.
@@ -127,9 +135,9 @@ class _Build:
         self._source = source
         self._new = new
         self._identity = identity
-        self._root_xattrs = root_xattrs(source.root, identity)
+        self._root_xattrs = root_xattrs(source.tree.root, identity)
         self._progress = progress
-        self._content_bytes = sum(inode.size for inode in walk(source.root) if inode.is_regular)
+        self._content_bytes = sum(inode.size for inode in source.tree.walk() if inode.is_regular)
         self._data_offset = first_partition_offset_bytes()
         self._data_bytes = 0
 
@@ -164,11 +172,10 @@ class _Build:
     def read_back(self, tree: BuiltTree) -> None:
         """Step 3."""
         hashes = WindowDevice(FileDevice(self._new.fd), self._hash_offset, tree.hash_device_bytes)
-        superblock = tree.superblock(_derived_uuid(b"verity", tree.root_hash).bytes)
-        device = VerityDevice(self._data(), hashes, superblock, tree.root_hash)
+        _, filesystem = open_layers(self._data(), hashes, tree.root_hash)
         compare_with_source(
             self._source,
-            ErofsReader(device),
+            filesystem,
             root_xattrs=self._root_xattrs,
             progress=self._progress.stage("reading back", self._content_bytes),
         )
@@ -209,10 +216,10 @@ class _Build:
         text = "_".join(parts)
         if text.startswith(("_", "PRT#", "PND#")):  # which systemd-sysupdate keeps for itself
             text = f"image{text}"
-        return text.encode("utf-16-le")[: 2 * (_LABEL_UNITS - len("_verity"))].decode("utf-16-le", "ignore")
+        return text.encode("utf-16-le")[: 2 * (LABEL_UNITS - len("_verity"))].decode("utf-16-le", "ignore")
 
 
-def _sign(root_hash: bytes, signer: Signer) -> SignatureDocument:
+def _sign(root_hash: bytes, signer: SigningKey) -> SignatureDocument:
     der = pkcs7.sign(root_hash, signer.key, signer.certificate)
     return SignatureDocument(root_hash, der, bytes.fromhex(fingerprint(signer.certificate)))
 
@@ -223,10 +230,11 @@ def _derived_uuid(purpose: bytes, root_hash: bytes) -> uuid.UUID:
     return uuid.UUID(bytes=digest[:16], version=4)
 
 
-def _architecture() -> Architecture:
+def _architecture_of_this_machine() -> Architecture:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise HostError(
-            f"no partition types are known for this machine: {machine}; expected {', '.join(_ARCHITECTURES)}"
+            f"no partition types are known for this machine: {machine}; expected {', '.join(_ARCHITECTURES)}, "
+            "or name the architecture of the image"
         )
     return _ARCHITECTURES[machine]

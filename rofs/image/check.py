@@ -18,7 +18,7 @@ class CheckResult:
     """The outcome.
 
     Attributes:
-        blocks: Data blocks in the image.
+        blocks: Data blocks in the image, as the hash tree counts them.
         faults: The first bad blocks with the paths of what lies in them.
         more: How many further bad blocks there are.
         unjudged_blocks: Data blocks below a bad hash block, which nothing can be said about.
@@ -46,5 +46,4 @@ def check_image(image: VerifiedImage, progress: Progress) -> CheckResult:
             faults.append((fault, tuple(index.paths_of_range(start, length))))
         else:
             more += 1
-    block_size = image.filesystem.statfs().block_size
-    return CheckResult(device.size_bytes // block_size, tuple(faults), more, device.unjudged_blocks)
+    return CheckResult(device.data_blocks, tuple(faults), more, device.unjudged_blocks)

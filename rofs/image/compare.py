@@ -53,7 +53,7 @@ class _Comparison:
         self._owners: dict[int, int] = {}  # and back: two inodes must not share one
 
     def run(self) -> None:
-        stack = [(self._source.root, self._filesystem.root_nid)]
+        stack = [(self._source.tree.root, self._filesystem.root_nid)]
         while stack:
             inode, nid = stack.pop()
             first_name = id(inode) not in self._nids
@@ -96,7 +96,7 @@ class _Comparison:
             ("size", status.size if inode.is_directory else inode.size, status.size),
         ):
             self._expect(inode, what, expected, got)
-        xattrs = self._root_xattrs if inode is self._source.root else inode.xattrs
+        xattrs = self._root_xattrs if inode is self._source.tree.root else inode.xattrs
         stored = {name: self._filesystem.getxattr(nid, name) for name in self._filesystem.listxattr(nid)}
         self._expect(inode, "xattrs", dict(xattrs), stored)
         if inode.is_regular:

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 import rfc8785
 
 from rofs.errors import FormatError, InputError
-from rofs.tree import Inode, walk
+from rofs.tree import Inode, Tree
+from rofs.vfs import ACL_XATTRS
 
 XATTR = b"user.rofs.image"
-_ACL_XATTRS = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
 _MAX_TEXT_CHARS = 255
 _MAX_SAFE_INTEGER = (1 << 53) - 1  # RFC 8785 numbers are IEEE 754 doubles
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -82,12 +82,12 @@ def parse_identity(value: bytes | None) -> Identity:
 
 
 def identity_of_tree(
-    root: Inode, *, name: str | None, version: str | None, rollback_index: int, created: int | None
+    tree: Tree, *, name: str | None, version: str | None, rollback_index: int, created: int | None
 ) -> Identity:
     """The identity of an image that is to be made of a tree.
 
     Args:
-        root: The tree.
+        tree: The tree.
         name: Given by the caller.
         version: Given by the caller.
         rollback_index: Given by the caller, 0 or more.
@@ -103,11 +103,11 @@ def identity_of_tree(
     if not _is_valid_index(rollback_index):
         raise InputError(f"rollback index {rollback_index}: expected 0 to {_MAX_SAFE_INTEGER}")
     newest = acl = xattrs = None
-    for inode in walk(root):
+    for inode in tree.walk():
         newest = max(newest, inode.mtime_ns) if newest is not None else inode.mtime_ns
         names = {key for key, _ in inode.xattrs} - {XATTR}
         xattrs = xattrs or bool(names)
-        acl = acl or bool(names & _ACL_XATTRS)
+        acl = acl or bool(names & ACL_XATTRS)
     seconds = created if created is not None else (newest or 0) // 10**9
     if not _is_safe_integer(seconds):
         raise InputError(f"time of creation {seconds}: expected at most {_MAX_SAFE_INTEGER} seconds since the epoch")

@@ -12,8 +12,9 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from rofs.blockdev import BlockDevice, FileDevice, WindowDevice
 from rofs.ddi import signature_format
@@ -22,12 +23,15 @@ from rofs.ddi.parts import ImageParts, select_image_parts
 from rofs.erofs.reader import ErofsReader
 from rofs.errors import FormatError, InputError, TrustError, from_os_error, printable
 from rofs.image.identity import XATTR, Identity, parse_identity
-from rofs.trust.verify import TrustPolicy, VerifiedRootHash, establish_trust
+from rofs.trust.verify import AcceptedBy, TrustPolicy, VerifiedRootHash, establish_trust
 from rofs.verity.device import VerityDevice
-from rofs.verity.format import SUPERBLOCK_BYTES, VeritySuperblock
+from rofs.verity.format import DIGEST_BYTES, SUPERBLOCK_BYTES, VeritySuperblock
 
 MAX_FACTS_BYTES = 1 << 20
+MAX_WARNINGS = 100  # a hostile table has a thousand foreign signatures
+_MAX_TEXT_CHARS = 4096  # of a warning or of a certificate's subject: they go to terminals and logs
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +41,17 @@ class ImageFacts:
     Attributes:
         root_hash: Hex.
         accepted_by: What made it trusted: `signature`, `root-hash`, both, or `unsigned`.
-        signer: Subject of the signing certificate, None without one.
+        signer: Subject of the signing certificate, printable; None without one.
         signer_fingerprint: SHA-256 of that certificate, hex.
         identity: Name, version and the like, from under the root hash.
         data_offset_bytes: Of the data partition in the file.
         hash_offset_bytes: Of the verity partition in the file.
         superblock: The verity superblock as it was checked, 512 bytes in hex.
-        warnings: What was noticed and is not an error.
+        warnings: What was noticed and is not an error, printable, at most `MAX_WARNINGS`.
     """
 
     root_hash: str
-    accepted_by: str
+    accepted_by: AcceptedBy
     signer: str | None
     signer_fingerprint: str | None
     identity: Identity
@@ -76,6 +80,7 @@ class ImageFacts:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, FormatError) as error:
             raise FormatError(f"the verifier's answer cannot be read: {error}") from error
         _check_types(facts)
+        _check_values(facts)
         return facts
 
 
@@ -92,11 +97,46 @@ def _check_types(facts: ImageFacts) -> None:
         raise FormatError("the verifier's answer has fields of the wrong type")
 
 
+def _check_values(facts: ImageFacts) -> None:
+    if facts.accepted_by not in get_args(AcceptedBy):
+        raise FormatError(f"the verifier's answer: accepted by {str(facts.accepted_by)[:80]!r}")
+    texts = (*facts.warnings, facts.signer or "")
+    if len(facts.warnings) > MAX_WARNINGS or not all(t.isprintable() and len(t) <= _MAX_TEXT_CHARS for t in texts):
+        raise FormatError("the verifier's answer has texts that are too long, too many or not printable")
+    by_signature = facts.accepted_by in {"signature", "signature+root-hash"}
+    fingerprint_fits = facts.signer_fingerprint is not None and _FINGERPRINT.fullmatch(facts.signer_fingerprint)
+    if by_signature != (facts.signer is not None) or by_signature != bool(fingerprint_fits):
+        raise FormatError(f"the verifier's answer: accepted by {facts.accepted_by}, signer does not fit")
+    try:
+        superblock = VeritySuperblock.parse(
+            bytes.fromhex(facts.superblock),
+            data_device_bytes=facts.data_length_bytes,
+            hash_device_bytes=facts.hash_length_bytes,
+        )
+    except FormatError as error:
+        raise FormatError(f"the verifier's answer: {error}") from error
+    digest_bytes = len(facts.root_hash) // 2
+    if digest_bytes != DIGEST_BYTES[superblock.algorithm] or len(facts.superblock) != 2 * SUPERBLOCK_BYTES:
+        raise FormatError(
+            f"the verifier's answer: a {superblock.algorithm} superblock of {len(facts.superblock) // 2} bytes does "
+            f"not go with a root hash of {digest_bytes} bytes"
+        )
+
+
+def _for_facts(texts: Iterable[str]) -> tuple[str, ...]:
+    """Texts as `_check_values` takes them: what an image made them of may be long and control a terminal."""
+    shown = [
+        text if len(text) <= _MAX_TEXT_CHARS else f"{text[: _MAX_TEXT_CHARS - 3]}..." for text in map(printable, texts)
+    ]
+    more = len(shown) - MAX_WARNINGS
+    return tuple(shown) if more <= 0 else (*shown[: MAX_WARNINGS - 1], f"and {more + 1} more warnings")
+
+
 @dataclass(frozen=True, slots=True)
 class VerifiedImage:
     """An image whose root hash is trusted; what its filesystem returns was verified on the way.
 
-    Made by `open_image` and `reopen_image` only.
+    Made by `open_image`, `open_chosen` and `reopen_image` only.
 
     Attributes:
         root: The trusted root hash and why it is trusted.
@@ -208,31 +248,37 @@ def open_image(fd: int, policy: TrustPolicy) -> VerifiedImage:
         CorruptionError: The first blocks do not match the root hash.
         ReadError: The medium failed.
     """
-    untrusted = read_table(fd, root_hash=policy.pinned_root_hash)  # 1.
+    return open_chosen(read_table(fd, root_hash=policy.pinned_root_hash), policy)  # 1.
+
+
+def open_chosen(untrusted: UntrustedImage, policy: TrustPolicy) -> VerifiedImage:
+    """Steps 2 to 5 of `open_image`, for a caller who has read the partition table already.
+
+    Args:
+        untrusted: Of `read_table`; its descriptor stays open as long as the result is used.
+        policy: Which certificates and root hash are trusted.
+
+    Raises:
+        As `open_image`.
+    """
     parts = untrusted.parts
     root = _trust(untrusted, policy)  # 2.
-    superblock = VeritySuperblock.parse(  # 3.
-        untrusted.device.read_at(parts.verity.offset_bytes, min(SUPERBLOCK_BYTES, parts.verity.length_bytes)),
-        data_device_bytes=parts.data.length_bytes,
-        hash_device_bytes=parts.verity.length_bytes,
-    )
     data = WindowDevice(untrusted.device, parts.data.offset_bytes, parts.data.length_bytes)
     hashes = WindowDevice(untrusted.device, parts.verity.offset_bytes, parts.verity.length_bytes)
-    device = VerityDevice(data, hashes, superblock, root.digest)
-    filesystem = ErofsReader(device)  # 4.
+    device, filesystem = open_layers(data, hashes, root.digest)  # 3. and 4.
     identity = parse_identity(filesystem.getxattr(filesystem.root_nid, XATTR))  # 5.
     facts = ImageFacts(
         root_hash=root.digest.hex(),
         accepted_by=root.accepted_by,
-        signer=root.signer.subject if root.signer else None,
+        signer=_for_facts([root.signer.subject])[0] if root.signer else None,
         signer_fingerprint=root.signer.fingerprint if root.signer else None,
         identity=identity,
         data_offset_bytes=parts.data.offset_bytes,
         data_length_bytes=parts.data.length_bytes,
         hash_offset_bytes=parts.verity.offset_bytes,
         hash_length_bytes=parts.verity.length_bytes,
-        superblock=superblock.pack().hex(),
-        warnings=untrusted.warnings,
+        superblock=device.superblock.pack().hex(),
+        warnings=_for_facts(untrusted.warnings),
     )
     return VerifiedImage(root, filesystem, device, facts)
 
@@ -254,13 +300,33 @@ def reopen_image(fd: int, facts: ImageFacts) -> VerifiedImage:
         CorruptionError: The first blocks no longer match.
         ReadError: The medium failed.
     """
-    device = FileDevice(fd)
+    file = FileDevice(fd)
     digest = bytes.fromhex(facts.root_hash)
     root = establish_trust(digest, None, policy=TrustPolicy(certificates=(), pinned_root_hash=digest))
-    data = WindowDevice(device, facts.data_offset_bytes, facts.data_length_bytes)
-    hashes = WindowDevice(device, facts.hash_offset_bytes, facts.hash_length_bytes)
-    superblock = VeritySuperblock.parse(
-        bytes.fromhex(facts.superblock), data_device_bytes=data.size_bytes, hash_device_bytes=hashes.size_bytes
-    )
-    verified = VerityDevice(data, hashes, superblock, root.digest)
-    return VerifiedImage(root, ErofsReader(verified), verified, facts)
+    data = WindowDevice(file, facts.data_offset_bytes, facts.data_length_bytes)
+    hashes = WindowDevice(file, facts.hash_offset_bytes, facts.hash_length_bytes)
+    device, filesystem = open_layers(data, hashes, root.digest, superblock=bytes.fromhex(facts.superblock))
+    return VerifiedImage(root, filesystem, device, facts)
+
+
+def open_layers(
+    data: BlockDevice, hashes: BlockDevice, root_hash: bytes, *, superblock: bytes | None = None
+) -> tuple[VerityDevice, ErofsReader]:
+    """Stack verity on two windows of an image, and EROFS on that; trusts nothing but the root hash.
+
+    Args:
+        data: The data partition.
+        hashes: The verity partition.
+        root_hash: What everything read later is verified against.
+        superblock: The verity superblock as it was checked before; None to read it from `hashes`.
+
+    Raises:
+        FormatError: The superblock or the filesystem is malformed or not supported.
+        CorruptionError: The first blocks do not match the root hash.
+        ReadError: The medium failed.
+    """
+    if superblock is None:
+        superblock = hashes.read_at(0, min(SUPERBLOCK_BYTES, hashes.size_bytes))
+    parsed = VeritySuperblock.parse(superblock, data_device_bytes=data.size_bytes, hash_device_bytes=hashes.size_bytes)
+    device = VerityDevice(data, hashes, parsed, root_hash)
+    return device, ErofsReader(device)

@@ -13,13 +13,12 @@ import stat
 from collections.abc import Iterator
 
 from rofs.errors import InputError, RofsError, from_os_error, printable
-from rofs.tree import Inode, finish
+from rofs.tree import Inode, Tree
+from rofs.vfs import ACL_XATTRS, PATH_MAX_BYTES
 
 _CHUNK_BYTES = 1 << 20
-_PATH_MAX_BYTES = 4096  # linux/limits.h; includes the terminating NUL
 # getxattr gives these for what the filesystem stores elsewhere; an image cannot hold them.
 _KEPT_XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
-_KEPT_XATTRS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
 class DirectorySource:
@@ -43,11 +42,11 @@ class DirectorySource:
             raise InputError(f"source {printable(path)} is not a directory")
         try:
             with _Directory(self._path) as top:
-                self.root = self._inode(top, b".", status)
+                root = self._inode(top, b".", status)
         except OSError as error:
             raise _unreadable(error, printable(self._path)) from error
-        self._scan()
-        finish(self.root)
+        self._scan(root)
+        self.tree = Tree(root)
 
     def chunks(self, inode: Inode) -> Iterator[bytes]:
         """The content of a regular file, exactly `inode.size` bytes; see `tree.Source.chunks`."""
@@ -72,28 +71,23 @@ class DirectorySource:
         finally:
             os.close(fd)
 
-    def _scan(self) -> None:
-        stack = [self.root]
+    def _scan(self, root: Inode) -> None:
+        stack = [root]
         while stack:
             directory = stack.pop()
-            directory.children = self._children(directory)
+            self._add_children(directory)
             stack.extend(c for c in directory.children.values() if c.is_directory)
 
-    def _children(self, parent: Inode) -> dict[bytes, Inode]:
+    def _add_children(self, parent: Inode) -> None:
         path = _join(self._path, parent.path())
-        children: dict[bytes, Inode] = {}
         name = b""
         try:
             with _Directory(path) as directory:
                 for name in os.listdir(directory.proc_path):
                     status = os.lstat(name, dir_fd=directory.fd)
-                    child = self._inode(directory, name, status)
-                    if child.parent is None:
-                        child.parent, child.name = parent, name
-                    children[name] = child
+                    parent.add(name, self._inode(directory, name, status))
         except OSError as error:
             raise _unreadable(error, printable(os.path.join(path, name))) from error
-        return children
 
     def _inode(self, directory: _Directory, name: bytes, status: os.stat_result) -> Inode:
         linked = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
@@ -146,7 +140,7 @@ def _open_below(top: bytes, path: bytes, flags: int) -> int:
     """Open a path of any length: in one call when the kernel takes it, else piece by piece."""
     whole = _join(top, path)
     flags |= os.O_CLOEXEC
-    if len(whole) < _PATH_MAX_BYTES:
+    if len(whole) < PATH_MAX_BYTES:
         return os.open(whole, flags)
     names = whole.split(b"/")[1:]
     fd = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -172,7 +166,7 @@ def _xattrs(directory: _Directory, name: bytes) -> tuple[tuple[bytes, bytes], ..
             return ()
         raise
     for xattr, _ in pairs:
-        if not xattr.startswith(_KEPT_XATTR_PREFIXES) and xattr not in _KEPT_XATTRS:
+        if not xattr.startswith(_KEPT_XATTR_PREFIXES) and xattr not in ACL_XATTRS:
             raise InputError(
                 f"{printable(os.path.join(directory.path, name))}: xattr {printable(xattr)} cannot be kept in an "
                 "image; remove it from the source or leave the file out"

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from rofs import durable
-from rofs.errors import InputError, from_os_error, printable
+from rofs.errors import InputError, RofsError, from_os_error, printable
 
 KEY_NAME = "rofs.key"
 CERTIFICATE_NAME = "rofs.crt"
@@ -89,8 +89,8 @@ def generate(
         certificate_pem = certificate.public_bytes(serialization.Encoding.PEM)
         durable.write_atomic(paths[1], certificate_pem, mode=0o644, replace=False)
     except BaseException:
-        with contextlib.suppress(OSError):  # a key without its certificate helps nobody
-            os.unlink(paths[0])
+        with contextlib.suppress(RofsError):  # a key without its certificate helps nobody
+            durable.remove(paths[0])
         raise
     return paths
 

@@ -9,7 +9,6 @@ trusted (`verify`), follows no chain and looks at no date.
 from __future__ import annotations
 
 import hashlib
-import hmac
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -109,7 +108,7 @@ def _message(signer: SignerInfo, content: bytes, digest_name: str) -> bytes:
     if attributes.content_type != OID_DATA:
         raise TrustError(f"signed content type {OID_DATA} expected, found {attributes.content_type}")
     expected = hashlib.new(digest_name, content).digest()
-    if not hmac.compare_digest(expected, attributes.message_digest):
+    if expected != attributes.message_digest:
         raise TrustError(
             f"signature is for other content: digest {expected.hex()} expected, {attributes.message_digest.hex()} found"
         )

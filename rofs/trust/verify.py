@@ -8,7 +8,6 @@ are pinned leaves: no chain, no expiry, no revocation list; removing the certifi
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import TYPE_CHECKING, Literal
@@ -177,7 +176,7 @@ def _refusal(root_hash_claim: bytes, policy: TrustPolicy) -> str | None:
     pinned = policy.pinned_root_hash
     if not (policy.certificates or pinned is not None or policy.allow_unsigned):
         return "nothing is trusted; name a certificate with --trust FILE or pin --root-hash HEX"
-    if pinned is not None and not hmac.compare_digest(pinned, root_hash_claim):
+    if pinned is not None and pinned != root_hash_claim:
         return f"root hash {pinned.hex()} is pinned, the image has {root_hash_claim.hex()}"
     return None
 

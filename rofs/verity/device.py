@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rofs.blockdev import BlockDevice
-from rofs.errors import BlockFault, CorruptionError, FormatError, ReadError
+from rofs.blockdev import BlockDevice, check_range
+from rofs.errors import BlockFault, CorruptionError, ReadError
 from rofs.verity.digest import BlockHasher
 from rofs.verity.format import VeritySuperblock
 from rofs.verity.tree import HashTree, Hole, Run
@@ -57,6 +57,7 @@ class VerityDevice:
         superblock.check_fits(data.size_bytes, hashes.size_bytes)
         self._data = data
         self._tree = HashTree(hashes, superblock, root_hash, cache_bytes)
+        self._superblock = superblock
         self._block_size = superblock.data_block_size
         self._digest_bytes = len(root_hash)
         self._size_bytes = superblock.data_blocks * superblock.data_block_size
@@ -70,9 +71,14 @@ class VerityDevice:
         return self._size_bytes
 
     @property
-    def hash_cache_hits(self) -> int:
-        """How many times a verified hash block was at hand."""
-        return self._tree.cache_hits
+    def superblock(self) -> VeritySuperblock:
+        """The parameters of the tree, as given."""
+        return self._superblock
+
+    @property
+    def data_blocks(self) -> int:
+        """How many data blocks the tree covers: what `BlockFault.block` of level -1 and both counts count."""
+        return self._superblock.data_blocks
 
     def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Read and verify exactly that range.
@@ -95,17 +101,12 @@ class VerityDevice:
             CorruptionError: A block does not match; `fault` names the first bad one.
             ReadError: A block could not be read; `fault` names it.
         """
-        end_bytes = offset_bytes + length_bytes
-        if offset_bytes < 0 or length_bytes < 0 or end_bytes > self._size_bytes:
-            raise FormatError(
-                f"{length_bytes} bytes at offset {offset_bytes} lie outside of a verified device of "
-                f"{self._size_bytes} bytes"
-            )
+        check_range(self._size_bytes, offset_bytes, length_bytes)
         if not length_bytes:
             return b""
         size = self._block_size
         first = offset_bytes // size
-        count = -(-end_bytes // size) - first
+        count = -(-(offset_bytes + length_bytes) // size) - first
         data = self._read(first, count)  # 1.
         view = memoryview(data)
         for run in self._tree.runs(first, count):  # 2.

@@ -7,12 +7,12 @@ and why the root hash is to be trusted is not known here.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rofs.blockdev import BlockDevice
 from rofs.errors import BlockFault, CorruptionError, FormatError, ReadError
+from rofs.lru import ByteLru
 from rofs.verity.digest import BlockHasher
 from rofs.verity.format import VeritySuperblock
 
@@ -53,10 +53,8 @@ class HashTree:
         hashes: The hash device.
         superblock: Its parsed superblock.
         root_hash: The digest to verify against.
-        cache_bytes: How much of verified hash blocks to keep.
-
-    Attributes:
-        cache_hits: How many times a verified hash block was at hand.
+        cache_bytes: How much of verified hash blocks to keep; Python's overhead of about 250 bytes for
+            each is not counted.
 
     Raises:
         FormatError: The root hash is not as long as the superblock's algorithm makes it.
@@ -74,8 +72,7 @@ class HashTree:
         self._root_hash = root_hash
         self._data_blocks = superblock.data_blocks
         self._hasher = BlockHasher(superblock.algorithm, superblock.salt)
-        self._cache = BlockCache(cache_bytes)
-        self.cache_hits = 0
+        self._cache: ByteLru[tuple[int, int], bytes] = ByteLru(cache_bytes)  # by (level, index)
 
     def runs(self, first: int, count: int) -> Iterator[Run]:
         """What a range of data blocks must hash to, one run per leaf hash block.
@@ -151,7 +148,6 @@ class HashTree:
         """One verified hash block, from the cache or verified now."""
         block = self._cache.get((level, index))
         if block is not None:
-            self.cache_hits += 1
             return block
         if level == len(self._layout.levels) - 1:
             expected = self._root_hash
@@ -159,7 +155,7 @@ class HashTree:
             above, slot = divmod(index, self._layout.hashes_per_block)
             expected = self._slot(self._verified(level + 1, above), slot)
         block = self._read(level, index, expected)
-        self._cache.put((level, index), block)
+        self._cache.put((level, index), block, len(block))
         return block
 
     def _read(self, level: int, index: int, expected: bytes) -> bytes:
@@ -173,37 +169,3 @@ class HashTree:
         if found != expected:
             raise CorruptionError(BlockFault("mismatch", level, index, expected, found))
         return block
-
-
-class BlockCache:
-    """Verified hash blocks by (level, index), least recently used dropped first.
-
-    The limit counts the blocks' bytes, not Python's overhead of about 200 bytes each. A block larger
-    than the limit is not kept.
-
-    Args:
-        limit_bytes: The most to keep.
-
-    Attributes:
-        used_bytes: What is kept now.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._blocks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self.used_bytes = 0
-
-    def get(self, key: tuple[int, int]) -> bytes | None:
-        """The block, which is then the most recently used, or None."""
-        block = self._blocks.get(key)
-        if block is not None:
-            self._blocks.move_to_end(key)
-        return block
-
-    def put(self, key: tuple[int, int], block: bytes) -> None:
-        """Add a block that is not in the cache."""
-        self._blocks[key] = block
-        self.used_bytes += len(block)
-        while self.used_bytes > self._limit_bytes:
-            _, dropped = self._blocks.popitem(last=False)
-            self.used_bytes -= len(dropped)

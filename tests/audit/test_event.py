@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rofs.audit.event import (
     GENESIS,
     canonical,
+    chained_line,
     escape_path,
     format_time,
-    sealed_line,
     unescape_path,
 )
 from rofs.errors import ChainError
@@ -78,8 +78,8 @@ def test_other_types_are_misuse(value: object) -> None:
         canonical({"detail": value})
 
 
-def test_sealed_line_holds_its_own_hash() -> None:
-    line, line_hash = sealed_line({"seq": 1, "event": "mount"}, GENESIS)
+def test_chained_line_holds_its_own_hash() -> None:
+    line, line_hash = chained_line({"seq": 1, "event": "mount"}, GENESIS)
     assert line.endswith(b"}\n")
     event = json.loads(line)
     assert event.pop("hash") == line_hash

@@ -152,7 +152,7 @@ def test_parsers_take_any_bytes(raw: bytes) -> None:
 
 
 def test_status_that_says_nothing() -> None:
-    assert parse_status(b"Tgid:\nPPid: x\nUid\n") == ThreadStatus(None, None, None, None)
+    assert parse_status(b"Tgid:\nPPid: x\nNStgid\n") == ThreadStatus(None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_what_is_no_log(run: Run, tmp_path: Path, what: str) -> None:
     assert run("audit", what, tmp_path / "none").failed(1) == (
         f"cannot read audit log {tmp_path}/none: No such file or directory"
     )
-    assert "Is a directory" in run("audit", what, tmp_path).failed(1)
+    assert "not a regular file" in run("audit", what, tmp_path).failed(1)
     assert "none\\xff: No such" in run("audit", what, os.fsencode(tmp_path) + b"/none\xff").failed(1)
 
 

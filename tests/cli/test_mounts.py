@@ -103,7 +103,7 @@ def test_device_that_is_missing(
         ((), False, False, True),
         (("-o", "suid,dev"), True, True, True),
         (("-o", "suid", "-o", "nosuid,noexec"), False, False, False),
-        (("-o", "ro,defaults,nofail,x-systemd.automount,,noatime"), False, False, True),
+        (("-o", "rw,defaults,nofail,x-systemd.automount,,noatime"), False, False, True),
     ],
 )
 def test_mount_options(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rofs.cli.render import one_line
+from rofs.errors import one_line
 from rofs.image.open import open_file, open_image
 from rofs.trust.verify import TrustPolicy
 from tests.conftest import SigningKeys

@@ -10,7 +10,7 @@ import pytest
 
 from rofs.ddi.gpt import Partition, PartitionTable, read_gpt
 from rofs.ddi.parts import ImageParts, select_image_parts
-from rofs.ddi.roles import PartitionRole, type_guid_of
+from rofs.ddi.roles import FLAG_NO_AUTO, PartitionRole, type_guid_of
 from rofs.ddi.signature_format import SignatureDocument
 from rofs.errors import FormatError, TrustError
 
@@ -106,6 +106,31 @@ def test_swapped_signature_is_no_signature_of_this_set() -> None:
 def test_reserved_labels_are_skipped(label: str) -> None:
     assert Sets(ONE, TWO).relabel(TWO, label).select().root_hash == ONE
     assert Sets(ONE, TWO).relabel(ONE, label).select().root_hash == TWO
+
+
+def test_a_partition_flagged_no_auto_is_skipped() -> None:
+    sets = Sets(ONE, TWO)
+    of_one = {spec.uuid for spec in specs_for(ONE)}
+    sets.partitions = [
+        dataclasses.replace(p, flags=p.flags | FLAG_NO_AUTO) if p.uuid in of_one else p for p in sets.partitions
+    ]
+    assert sets.select().root_hash == TWO
+    with pytest.raises(TrustError, match=ONE.hex()):
+        sets.select(ONE)
+
+
+@pytest.mark.parametrize("kind", ["data", "verity", "signature"])
+def test_no_auto_on_one_partition_of_a_set(kind: str) -> None:
+    sets = Sets(ONE)
+    sets.partitions = [
+        dataclasses.replace(p, flags=p.flags | FLAG_NO_AUTO) if p.role and p.role.kind == kind else p
+        for p in sets.partitions
+    ]
+    if kind == "signature":
+        assert sets.select().signature is None
+        return
+    with pytest.raises(FormatError, match="is missing; partitions that are flagged no-auto and were skipped: 1"):
+        sets.select()
 
 
 def test_half_a_set_beside_a_whole_one_is_ignored() -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from rofs.erofs import directory_format
-from rofs.erofs import format as f
+from rofs.erofs import format as fmt
 from rofs.erofs.reader import ErofsReader
 from rofs.erofs.writer import write_filesystem
-from rofs.tree import Inode, Source, walk
+from rofs.tree import Inode, Source
 from tests.trees import MemorySource, directory
 from tests.verity.doubles import MemoryDevice
 
@@ -35,6 +35,7 @@ _SUPER = {
     "blocks": (36, "I"),
     "meta_blkaddr": (40, "I"),
     "feature_incompat": (80, "I"),
+    "dirblkbits": (90, "B"),
 }
 _INODE = {
     "i_format": (0, "H"),
@@ -80,11 +81,11 @@ class LyingFilesystem:
     def set_super(self, **fields: int) -> LyingFilesystem:
         for name, value in fields.items():
             offset, code = _SUPER[name]
-            struct.pack_into("<" + code, self.data, f.SUPER_OFFSET + offset, value)
+            struct.pack_into("<" + code, self.data, fmt.SUPER_OFFSET + offset, value)
         return self if "checksum" in fields else self.seal()
 
     def set_inode(self, path: bytes, **fields: int) -> LyingFilesystem:
-        place = self.nid(path) * f.SLOT_BYTES
+        place = self.nid(path) * fmt.SLOT_BYTES
         for name, value in fields.items():
             offset, code = _INODE[name]
             struct.pack_into("<" + code, self.data, place + offset, value)
@@ -106,7 +107,7 @@ class LyingFilesystem:
 
     def set_bytes(self, path: bytes, behind_inode: int, data: bytes) -> LyingFilesystem:
         """Overwrite what stands some bytes behind the 64 bytes of an inode: xattrs or inline tail."""
-        at = self.nid(path) * f.SLOT_BYTES + f.EXTENDED_INODE_BYTES + behind_inode
+        at = self.nid(path) * fmt.SLOT_BYTES + fmt.EXTENDED_INODE_BYTES + behind_inode
         self.data[at : at + len(data)] = data
         return self.seal()
 
@@ -115,8 +116,8 @@ class LyingFilesystem:
         return self
 
     def seal(self) -> LyingFilesystem:
-        checksum = f.superblock_checksum(bytes(self.data[:4096]))
-        struct.pack_into("<I", self.data, f.SUPER_OFFSET + 4, checksum)
+        checksum = fmt.superblock_checksum(bytes(self.data[:4096]))
+        struct.pack_into("<I", self.data, fmt.SUPER_OFFSET + 4, checksum)
         return self
 
     def content_place(self, path: bytes) -> tuple[int, int]:
@@ -133,8 +134,8 @@ class LyingFilesystem:
 
 def compare_with_tree(reader: ErofsReader, source: MemorySource) -> None:
     """Everything of a tree in memory, written out independently of `image.compare`."""
-    nids = {id(source.root): reader.root_nid}
-    for inode in walk(source.root):
+    nids = {id(source.tree.root): reader.root_nid}
+    for inode in source.tree.walk():
         nid = nids[id(inode)]
         found = reader.stat(nid)
         assert (found.mode, found.uid, found.gid, found.mtime_ns, found.nlink, found.rdev) == (

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rofs.erofs import format as f
+from rofs.erofs import format as fmt
+from rofs.erofs import reader as module
 from rofs.erofs.reader import ErofsReader
 from rofs.errors import FormatError, ImageError
 from rofs.tree import Inode
@@ -162,11 +163,20 @@ def test_a_directory_that_contains_itself() -> None:
         ({"blocks": 0xFFFFFFFF}, "do not fit"),
         ({"meta_blkaddr": 0xFFFFFFFF}, "do not fit"),
         ({"sb_extslots": 1}, "superblock extension"),
-        ({"feature_incompat": 0x2}, "compression configuration"),
+        ({"feature_incompat": 0x2}, "compression configurations or big physical clusters"),
         ({"feature_incompat": 0x4}, "chunk-based files"),
-        ({"feature_incompat": 0x8}, "several devices"),
-        ({"feature_incompat": 0x1 | 0x20}, "fragments"),
+        ({"feature_incompat": 0x8}, "a device table or a second compression head"),
+        ({"feature_incompat": 0x1 | 0x10}, "ztailpacking"),
+        ({"feature_incompat": 0x1 | 0x20}, "fragments or dedup"),
+        ({"feature_incompat": 0x4 | 0x40}, "chunk-based files, long xattr name prefixes"),
+        ({"feature_incompat": 0x80}, "48-bit"),
+        ({"feature_incompat": 0x100}, "metabox"),
+        ({"feature_incompat": 0x200}, "bit 9"),
         ({"feature_incompat": 0x80000000}, "bit 31"),
+        ({"dirblkbits": 1}, r"directory blocks of 2\^1 filesystem blocks"),
+        ({"dirblkbits": 255}, "directory blocks"),
+        ({"build_time_nsec": 10**9}, "nanoseconds 1000000000"),
+        ({"build_time_nsec": 0xFFFFFFFF}, "nanoseconds"),
     ],
 )
 def test_a_superblock_that_is_refused(fields: dict[str, int], reason: str) -> None:
@@ -177,7 +187,7 @@ def test_a_superblock_that_is_refused(fields: dict[str, int], reason: str) -> No
 @pytest.mark.parametrize("seed", range(20))
 def test_a_damaged_first_block_does_not_fit_its_checksum(seed: int) -> None:
     image = LyingFilesystem(tree())
-    at = random.Random(seed).randrange(f.SUPER_OFFSET, 4096)
+    at = random.Random(seed).randrange(fmt.SUPER_OFFSET, 4096)
     image.data[at] ^= 1
     with pytest.raises(FormatError):
         image.reader()
@@ -259,6 +269,39 @@ def test_extents_cover_every_byte_of_the_content() -> None:
     assert reader.inode_extent(image.nid(b"file")).length_bytes == 64
 
 
+@pytest.mark.parametrize("size", [1, 100, 4031, 4032, 4095, 4096, 4097, 8192, 10_000])
+def test_extents_are_where_reads_go(size: int) -> None:
+    """One map behind both: what `extents` names is what the device is asked for, byte by byte."""
+    image = LyingFilesystem(directory({b"file": file(content(size)), b"link": symlink(b"t" * min(size, 4095))}))
+    reader = image.reader()
+    for path, data in ((b"file", content(size)), (b"link", b"t" * min(size, 4095))):
+        extents = reader.extents(image.nid(path))
+        found = b"".join(
+            bytes(image.data[e.offset_bytes : e.offset_bytes + e.length_bytes])
+            for e in extents
+            if e.file_offset_bytes is not None
+        )
+        assert found == data
+
+
+def test_a_device_number_is_no_place() -> None:
+    """Of a device node with a size, as a liar makes it: i_u is not an address there."""
+    image = LyingFilesystem(tree()).set_inode(b"char", i_size=5000)
+    reader = image.reader()
+    assert [e.file_offset_bytes for e in reader.extents(image.nid(b"char"))] == [None]
+
+
+def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_METADATA_CACHE_BYTES", 8192)
+    monkeypatch.setattr(module, "_INODE_CACHE_BYTES", 2000)
+    monkeypatch.setattr(module, "_DIRECTORY_CACHE_BYTES", 20_000)
+    image = LyingFilesystem(directory({b"%03d" % n * 50: file(b"%d" % n) for n in range(300)}))
+    reader = image.reader()
+    compare_with_tree(reader, image.source)
+    used = (reader._metadata.used_bytes, reader._inodes.used_bytes, reader._directories.used_bytes)
+    assert all(0 < used_bytes <= limit for used_bytes, limit in zip(used, (8192, 2000, 20_000), strict=True))
+
+
 def walk_bounded(reader: ErofsReader, limit: int = 300) -> None:
     """Walk a hostile tree as far as it lets us; only what the protocol allows may come out."""
     pending = [reader.root_nid]
@@ -283,7 +326,7 @@ METADATA_BYTES = 4096
 
 @given(
     st.lists(
-        st.tuples(st.integers(f.SUPER_OFFSET + 8, METADATA_BYTES - 1), st.integers(0, 255)), min_size=1, max_size=12
+        st.tuples(st.integers(fmt.SUPER_OFFSET + 8, METADATA_BYTES - 1), st.integers(0, 255)), min_size=1, max_size=12
     )
 )
 def test_mutated_metadata_only_raises_what_a_reader_may(changes: list[tuple[int, int]]) -> None:
@@ -300,7 +343,7 @@ def test_mutated_metadata_only_raises_what_a_reader_may(changes: list[tuple[int,
 def test_any_inode(path: bytes, data: bytes) -> None:
     image = LyingFilesystem.__new__(LyingFilesystem)
     image.data = bytearray(MUTATED.data)
-    at = MUTATED.nid(path) * f.SLOT_BYTES
+    at = MUTATED.nid(path) * fmt.SLOT_BYTES
     # A plausible format and type, so that the checks behind them are reached.
     mode = random.Random(data).choice([stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK]) | 0o644
     image.data[at : at + 64] = struct.pack("<HHH", 1 | (data[0] & 2) << 1, data[1] & 3, mode) + data[6:]

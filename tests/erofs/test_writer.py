@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rofs.erofs import format as f
+from rofs.erofs import format as fmt
 from rofs.erofs.reader import ErofsReader
 from rofs.erofs.writer import _Slots, write_filesystem
 from rofs.errors import InputError
 from rofs.source.directory import DirectorySource
-from rofs.tree import Inode, walk
+from rofs.tree import Inode, Tree
 from tests.compare import differences
 from tests.conftest import REPOSITORY
 from tests.trees import (
@@ -115,7 +115,7 @@ class Sparse:
 
     def __init__(self, size: int) -> None:
         huge = Inode(mode=stat.S_IFREG | 0o644, size=size)
-        self.root = MemorySource(directory({b"huge": huge})).root
+        self.tree = Tree(directory({b"huge": huge}))
         self.asked = 0
         self.unfinished: list[int] = []
 
@@ -201,11 +201,11 @@ def test_inline_tails_stay_inside_a_block(xattr_bytes: int) -> None:
 
 
 def test_gaps_are_filled() -> None:
-    slots = _Slots(f.FIRST_FREE_BYTE)
+    slots = _Slots(fmt.FIRST_FREE_BYTE)
     slots.allocate(64, 4000)  # does not fit behind the superblock
     end = slots.end
-    assert slots.allocate(64, 100) == (f.FIRST_FREE_BYTE // 32, True)
-    assert slots.allocate(64, 0) == (-(-(f.FIRST_FREE_BYTE + 164) // 32), False)
+    assert slots.allocate(64, 100) == (fmt.FIRST_FREE_BYTE // 32, True)
+    assert slots.allocate(64, 0) == (-(-(fmt.FIRST_FREE_BYTE + 164) // 32), False)
     assert slots.end == end
 
 
@@ -218,12 +218,12 @@ def test_a_tree_of_small_files_wastes_little() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 70_000 // 4), st.integers(0, 4095)), max_size=60))
 def test_places_never_overlap(requests: list[tuple[int, int]]) -> None:
-    slots = _Slots(f.FIRST_FREE_BYTE)
-    taken: list[tuple[int, int]] = [(0, f.FIRST_FREE_BYTE)]
+    slots = _Slots(fmt.FIRST_FREE_BYTE)
+    taken: list[tuple[int, int]] = [(0, fmt.FIRST_FREE_BYTE)]
     for xattr_words, tail_bytes in requests:
         header_bytes = 64 + (8 + 4 * xattr_words if xattr_words else 0)
         nid, inline = slots.allocate(header_bytes, tail_bytes)
-        start = nid * f.SLOT_BYTES
+        start = nid * fmt.SLOT_BYTES
         end = start + header_bytes + (tail_bytes if inline else 0)
         taken.append((start, end))
         if inline:
@@ -336,7 +336,7 @@ def _directories(below: st.SearchStrategy[Inode]) -> st.SearchStrategy[Inode]:
 @st.composite
 def trees(draw: st.DrawFn) -> MemorySource:
     root = draw(_directories(st.recursive(LEAVES, _directories, max_leaves=25)))
-    inodes = list(walk(MemorySource(root).root))
+    inodes = list(Tree(root).walk())
     numbers = st.integers(0, (1 << 32) - 1)
     for inode in draw(st.lists(st.sampled_from(inodes), max_size=4)):
         inode.uid, inode.gid, inode.mtime_ns = draw(numbers), draw(numbers), draw(st.integers(-(1 << 62), 1 << 62))
@@ -344,7 +344,9 @@ def trees(draw: st.DrawFn) -> MemorySource:
     files = [i for i in inodes if not i.is_directory]
     if files:  # hard links
         for target in draw(st.lists(st.sampled_from(files), max_size=3)):
-            draw(st.sampled_from(parents)).children.setdefault(draw(NAMES), target)
+            parent, name = draw(st.sampled_from(parents)), draw(NAMES)
+            if name not in parent.children:
+                parent.add(name, target)
     return MemorySource(root)
 
 
@@ -374,8 +376,11 @@ def test_fsck_accepts_random_trees(tmp_path: Path, seed: int) -> None:
             ]
         )
         child.xattrs = ((b"user.a", bytes(rng.randrange(60))),) if rng.random() < 0.3 else ()
-        if rng.choice(parents).children.setdefault(name, child) is child and child.is_directory:
-            parents.append(child)
+        parent = rng.choice(parents)
+        if name not in parent.children:
+            parent.add(name, child)
+            if child.is_directory:
+                parents.append(child)
     source = MemorySource(root)
     read_back(source)
     image = tmp_path / "image"
@@ -444,8 +449,8 @@ def test_an_image_of_mkfs_erofs_reads_back(tmp_path: Path, options: list[str]) -
     data = image.read_bytes()
     reader = ErofsReader(MemoryDevice(data))
     source = DirectorySource(str(tmp_path / "tree"))
-    nids = {id(source.root): reader.root_nid}
-    for inode in walk(source.root):
+    nids = {id(source.tree.root): reader.root_nid}
+    for inode in source.tree.walk():
         nid = nids[id(inode)]
         assert reader.stat(nid).mode == inode.mode
         if inode.is_regular:
@@ -456,4 +461,4 @@ def test_an_image_of_mkfs_erofs_reads_back(tmp_path: Path, options: list[str]) -
             below = reader.lookup(nid, name)
             assert below is not None
             nids[id(child)] = below
-    assert find(source.root, b"sizes/4097").nlink == 3
+    assert find(source.tree.root, b"sizes/4097").nlink == 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rofs.image.build import Signer, build_image
+from rofs.image.build import SigningKey, build_image
 from rofs.source.directory import DirectorySource
 from tests.conftest import SigningKeys
 
@@ -25,7 +25,7 @@ def image_path(tmp_path_factory: pytest.TempPathFactory, signing_keys: SigningKe
     Path(os.fsdecode(os.fsencode(tree) + b"/odd\xff\\")).write_bytes(b"odd")
     output = base / "image.raw"
     build_image(
-        DirectorySource(str(tree)), str(output), Signer(signing_keys.key, signing_keys.certificate), name="edge"
+        DirectorySource(str(tree)), str(output), SigningKey(signing_keys.key, signing_keys.certificate), name="edge"
     )
     return output
 

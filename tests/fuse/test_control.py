@@ -286,7 +286,7 @@ async def test_what_a_dead_mount_left_is_replaced(runtime: Path) -> None:
 async def test_living_mount_keeps_its_directory() -> None:
     directory = directory_of(b"/mnt")
     async with serving(directory):
-        with pytest.raises(StateError, match="living rofs mount"), control_server.listening(directory):
+        with pytest.raises(HostError, match="another rofs mount uses"), control_server.listening(directory):
             pass
         assert await in_thread(control.status, "/mnt") == STATUS
 

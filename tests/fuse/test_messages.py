@@ -16,6 +16,7 @@ from rofs.errors import BlockFault, FormatError
 from rofs.fuse.messages import (
     MAX_MESSAGE_BYTES,
     Attempt,
+    Delivery,
     FaultReport,
     InternalReport,
     PathsAnswer,
@@ -25,6 +26,7 @@ from rofs.fuse.messages import (
     parse_report,
 )
 
+FOREVER_NS = 2**63  # a caller that is held in its system call as long as we look
 NUMBERS = st.integers(0, 2**64 - 1)
 TEXTS = st.text(max_size=30)
 LISTS = st.lists(TEXTS, max_size=3).map(tuple)
@@ -65,7 +67,9 @@ ATTEMPT = Attempt(op="unlink", nid=7, tid=1, uid=2, gid=3, errno="EROFS", name="
 
 @given(report=REPORTS, number=NUMBERS, dropped=NUMBERS)
 def test_report_comes_back_as_it_was_sent(report: Report, number: int, dropped: int) -> None:
-    assert parse_report(pack_report(report, number=number, dropped=dropped)) == (report, number, dropped)
+    assert parse_report(pack_report(report, number=number, dropped=dropped, held_until_ns=FOREVER_NS)) == Delivery(
+        report, number, dropped, FOREVER_NS
+    )
 
 
 @given(paths=st.lists(TEXTS, max_size=5).map(tuple), offset=st.none() | NUMBERS)
@@ -85,9 +89,9 @@ def test_largest_messages_fit_into_a_datagram() -> None:
     attempt = Attempt(
         op="rename", nid=2**63, tid=2**31, uid=2**32, gid=2**32, errno="EROFS", name=name, nid2=2**63, name2=name
     )
-    assert len(pack_report(attempt, number=2**63, dropped=2**63)) < MAX_MESSAGE_BYTES / 4
+    assert len(pack_report(attempt, number=2**63, dropped=2**63, held_until_ns=FOREVER_NS)) < MAX_MESSAGE_BYTES / 4
     detail = InternalReport(nid=2**63, detail="\x00" * 1000)
-    assert len(pack_report(detail, number=2**63, dropped=0)) < MAX_MESSAGE_BYTES / 4
+    assert len(pack_report(detail, number=2**63, dropped=0, held_until_ns=FOREVER_NS)) < MAX_MESSAGE_BYTES / 4
 
 
 def test_paths_that_do_not_fit_are_left_out() -> None:
@@ -119,17 +123,17 @@ def test_anything_at_all_is_parsed_or_refused(data: bytes) -> None:
 
 @given(report=REPORTS, field=st.data(), value=JSON)
 def test_any_value_in_any_field_is_parsed_or_refused(report: Report, field: st.DataObject, value: Any) -> None:
-    message = json.loads(pack_report(report, number=1, dropped=0))
+    message = json.loads(pack_report(report, number=1, dropped=0, held_until_ns=FOREVER_NS))
     key = field.draw(st.sampled_from(sorted(message["fields"])))
     message["fields"][key] = value
     with contextlib.suppress(FormatError):
-        parsed, _, _ = parse_report(json.dumps(message).encode())
+        parsed = parse_report(json.dumps(message).encode()).report
         assert type(parsed) is type(report)
 
 
 def altered(**changes: Any) -> bytes:
     """A good report with other values, of the message's own keys or of its fields."""
-    message = json.loads(pack_report(ATTEMPT, number=1, dropped=0))
+    message = json.loads(pack_report(ATTEMPT, number=1, dropped=0, held_until_ns=FOREVER_NS))
     for key, value in changes.items():
         target = message if key in message else message["fields"]
         target[key] = value
@@ -139,7 +143,7 @@ def altered(**changes: Any) -> bytes:
 def altered_fault(**changes: Any) -> bytes:
     """The same of a report of a bad block."""
     fields = {"nid": 1, "kind": "io", "level": 0, "block": 1, "expected": None, "found": None, **changes}
-    return json.dumps({"report": "fault", "number": 1, "dropped": 0, "fields": fields}).encode()
+    return json.dumps({"report": "fault", "number": 1, "dropped": 0, "held_until_ns": 0, "fields": fields}).encode()
 
 
 @pytest.mark.parametrize(
@@ -204,8 +208,8 @@ def test_hostile_report_is_refused(data: bytes) -> None:
 
 
 def test_report_that_the_hostile_ones_are_made_from_is_good() -> None:
-    assert parse_report(altered()) == (ATTEMPT, 1, 0)
-    assert isinstance(parse_report(altered_fault())[0], FaultReport)
+    assert parse_report(altered()) == Delivery(ATTEMPT, 1, 0, FOREVER_NS)
+    assert isinstance(parse_report(altered_fault()).report, FaultReport)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ TEXT = rb"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 
 
 def test_escapes_are_undone() -> None:
-    assert mountinfo.parse(TEXT)[1] == Mount(b"/mnt/a b", b"fuse.rofs", b"/images/x\\y.raw")
+    assert mountinfo.parse(TEXT)[1] == Mount(40, b"/mnt/a b", b"fuse.rofs", b"/images/x\\y.raw")
 
 
 def test_lines_that_are_no_mounts_are_skipped() -> None:
@@ -23,4 +23,6 @@ def test_root_is_a_mount_and_a_file_is_not() -> None:
     found = mountinfo.mount_on(b"/proc")
     assert found is not None
     assert found.fstype == b"proc"
+    assert mountinfo.mount_with(found.mount_id) == found
     assert mountinfo.mount_on(b"/proc/self/status") is None
+    assert mountinfo.mount_with(0) is None

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from rofs.fuse.process import NOBODY, fork
+from rofs.fuse.process import fork
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has something to give up")
 
@@ -26,12 +26,11 @@ def told_by_child(tell: Callable[[], Any], *, unprivileged: bool, keep: tuple[in
     def main() -> None:
         os.write(writing, json.dumps(tell()).encode())
 
-    pid = fork(main, keep=(writing, *keep), unprivileged=unprivileged)
+    child = fork(main, name="teller", keep=(writing, *keep), unprivileged=unprivileged)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         told = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    assert status == 0
+    assert child.end(10) is None
     return json.loads(told)
 
 
@@ -58,7 +57,7 @@ def test_only_kept_descriptors_are_open(unprivileged: bool) -> None:
         found = told_by_child(open_descriptors, unprivileged=unprivileged, keep=(kept,))
         assert {0, 1, 2, kept} <= set(found)
         assert other not in found
-        assert len(found) == 5  # and the pipe that tells us
+        assert len(found) == 6  # and the pipes that tell us, and that say why it failed
     finally:
         os.close(kept)
         os.close(other)
@@ -67,10 +66,12 @@ def test_only_kept_descriptors_are_open(unprivileged: bool) -> None:
 @needs_root
 def test_unprivileged_child_is_nobody_without_capabilities() -> None:
     fields = told_by_child(status_fields, unprivileged=True)
-    assert fields["Uid"].split() == [str(NOBODY)] * 4
-    assert fields["Gid"].split() == [str(NOBODY)] * 4
+    (uid,), (gid,) = set(fields["Uid"].split()), set(fields["Gid"].split())
+    assert uid == gid
+    assert 0x70000000 <= int(uid) < 0x7FFFFFFF
+    assert uid not in told_by_child(status_fields, unprivileged=True)["Uid"].split()
     assert fields["Groups"] == ""
-    assert {int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {0}
+    assert {int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd")} == {0}
     assert fields["NoNewPrivs"] == "1"
 
 
@@ -102,25 +103,40 @@ def test_child_ignores_what_only_the_keeper_decides_about(unprivileged: bool) ->
     assert told_by_child(survive, unprivileged=unprivileged) == "alive"
 
 
-def test_exit_status(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_child_says_why_it_failed() -> None:
     def fail() -> None:
-        sys.stderr = os.fdopen(2, "w", closefd=False)  # pytest's own is a descriptor that was closed
         raise ValueError("what went wrong")
 
-    _, status = os.waitpid(fork(fail, keep=(), unprivileged=False), 0)
-    assert os.waitstatus_to_exitcode(status) == 1
-    assert "what went wrong" in capfd.readouterr().err
-    _, status = os.waitpid(fork(lambda: None, keep=(), unprivileged=True), 0)
-    assert status == 0
+    for unprivileged in (True, False):
+        said = fork(fail, name="x", keep=(), unprivileged=unprivileged).end(10)
+        assert said is not None
+        assert re.fullmatch(r"ValueError: what went wrong \(test_process\.py:\d+\)", said)
+
+
+def test_a_child_that_is_killed_or_exits_says_so() -> None:
+    def leave() -> None:
+        os._exit(3)
+
+    assert fork(leave, name="x", keep=(), unprivileged=True).end(10) == "exit status 3"
+    assert fork(signal.pause, name="x", keep=(), unprivileged=True).end(0) == "killed by signal 9"
+
+
+def test_whether_a_child_has_ended() -> None:
+    child = fork(signal.pause, name="x", keep=(), unprivileged=False)
+    assert not child.has_ended()
+    os.kill(child.pid, signal.SIGKILL)
+    while not child.has_ended():
+        os.sched_yield()
+    assert child.end(10) == "killed by signal 9"
 
 
 def test_child_that_exits_does_not_return_into_our_code() -> None:
     def leave() -> None:
         raise SystemExit(0)
 
-    pid = fork(leave, keep=(), unprivileged=False)
-    assert pid != 0
-    os.waitpid(pid, 0)
+    child = fork(leave, name="x", keep=(), unprivileged=False)
+    assert child.pid != 0
+    child.end(10)
 
 
 def test_unprivileged_child_dies_with_its_parent() -> None:
@@ -128,15 +144,15 @@ def test_unprivileged_child_dies_with_its_parent() -> None:
     reading, writing = os.pipe()
 
     def parent() -> None:
-        fork(lambda: time.sleep(60), keep=(writing,), unprivileged=True)
+        fork(lambda: time.sleep(60), name="grandchild", keep=(writing,), unprivileged=True)
         os.write(writing, b"+")
         signal.pause()
 
-    pid = fork(parent, keep=(writing,), unprivileged=False)
+    child = fork(parent, name="parent", keep=(writing,), unprivileged=False)
     os.close(writing)
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         assert pipe.read(1) == b"+"
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        os.kill(child.pid, signal.SIGKILL)
+        child.end(10)
         assert select.select([pipe], [], [], 10)[0], "the grandchild lives on"
         assert pipe.read(1) == b""

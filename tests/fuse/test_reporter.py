@@ -1,50 +1,122 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's line to the supervisor, over a real socket pair: it waits for who answers, and for nobody else."""
+"""The worker's line to the supervisor, over a real socket pair: it waits for who answers, and for nobody else.
+
+Time is made up: a call that would wait says for how long, and what comes meanwhile is said beforehand.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from rofs.fuse.messages import MAX_MESSAGE_BYTES, InternalReport, parse_report
 from rofs.fuse.reporter import ACK_SECONDS, Reporter, acknowledgement
 
-SOON = 0.03  # seconds; far below the wait for an acknowledgement
+_JIFFY = 0.01  # the kernel rounds a timeout up to these
+
+
+class Socket(socket.socket):
+    """Never waits: a call that would waits in `now`, for what `Line.later` said, or until its timeout."""
+
+    line: Line
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        while True:
+            try:
+                return super().recv(size, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._wait(socket.SO_RCVTIMEO, flags)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        while True:
+            try:
+                return super().send(data, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._wait(socket.SO_SNDTIMEO, flags)
+
+    def _wait(self, option: int, flags: int) -> None:
+        """Wait for the next thing to happen.
+
+        Raises:
+            BlockingIOError: The timeout came first.
+        """
+        if flags & socket.MSG_DONTWAIT:
+            raise BlockingIOError
+        seconds, microseconds = struct.unpack("@ll", self.getsockopt(socket.SOL_SOCKET, option, 16))
+        timeout = seconds + microseconds / 1_000_000
+        assert timeout > 0, "it would wait for ever"
+        if not self.line.happen_within(timeout):
+            raise BlockingIOError
 
 
 class Line:
     """A reporter, and the supervisor's end of its socket."""
 
     def __init__(self) -> None:
-        self.supervisor, self.worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.supervisor, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.supervisor.setblocking(False)
-        self.reporter = Reporter(self.worker)
+        self.worker = Socket(fileno=worker.detach())
+        self.worker.line = self
+        self.now = 1000.0
+        self.reporter = Reporter(self.worker, clock=lambda: self.now)
         self.number = 0
+        self._later: list[tuple[float, int | None]] = []
 
     def report(self, detail: str = "x") -> float:
-        """Report something; returns how long that took."""
+        """Report something; returns how many seconds that waited."""
         self.number += 1
-        before = time.monotonic()
+        before = self.now
         self.reporter.report(InternalReport(nid=None, detail=detail))
-        return time.monotonic() - before
+        return self.now - before
+
+    def later(self, seconds: float, acknowledged: int | None = None) -> None:
+        """Each follows on the one before. Without a number the supervisor reads all that was sent."""
+        self._later.append((seconds, acknowledged))
+
+    def happen_within(self, timeout: float) -> bool:
+        if not self._later or self._later[0][0] > timeout:
+            self.now += timeout
+            return False
+        seconds, number = self._later.pop(0)
+        self.now += seconds
+        if number is None:
+            self.received()
+        else:
+            self.acknowledge(number)
+        return True
 
     def received(self) -> list[tuple[str, int, int]]:
         """Detail, number and dropped count of all reports that have come."""
         found: list[tuple[str, int, int]] = []
         while True:
             try:
-                report, number, dropped = parse_report(self.supervisor.recv(MAX_MESSAGE_BYTES))
+                delivery = parse_report(self.supervisor.recv(MAX_MESSAGE_BYTES))
             except BlockingIOError:
                 return found
-            assert isinstance(report, InternalReport)
-            found.append((report.detail, number, dropped))
+            assert isinstance(delivery.report, InternalReport)
+            found.append((delivery.report.detail, delivery.number, delivery.dropped))
 
     def acknowledge(self, number: int) -> None:
         self.supervisor.send(acknowledgement(number))
+
+    def fill(self) -> None:
+        """Leave no room for a report in the socket."""
+        self.worker.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.worker.send(FILLING, socket.MSG_DONTWAIT)
+
+
+FILLING = (
+    b'{"report": "internal", "number": 0, "dropped": 0, "held_until_ns": 0, "fields": {"nid": null, "detail": ""}}'
+)
+FULL_WAIT = pytest.approx(ACK_SECONDS, abs=2 * _JIFFY)
 
 
 @pytest.fixture
@@ -54,17 +126,65 @@ def line() -> Iterator[Line]:
         yield line
 
 
-def test_recorded_report_costs_next_to_nothing(line: Line) -> None:
+def test_recorded_report_costs_nothing(line: Line) -> None:
     for number in range(1, 5):
         line.acknowledge(number)
-        assert line.report(f"r{number}") < SOON
+        assert line.report(f"r{number}") == 0
     assert line.received() == [(f"r{n}", n, 0) for n in range(1, 5)]
 
 
+def test_report_takes_as_long_as_its_acknowledgement(line: Line) -> None:
+    for number in (1, 2, 3):
+        line.later(0.06, number)
+        assert line.report() == pytest.approx(0.06)
+
+
 def test_silent_supervisor_costs_one_wait_and_then_nothing(line: Line) -> None:
-    assert ACK_SECONDS * 0.9 <= line.report() < 4 * ACK_SECONDS
-    assert sum(line.report() for _ in range(50)) < SOON
+    assert line.report() == FULL_WAIT
+    assert sum(line.report() for _ in range(50)) == 0
     assert [number for _, number, _ in line.received()] == list(range(1, 52))
+
+
+def test_real_socket_waits_in_real_time() -> None:
+    supervisor, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with supervisor, worker:
+        reporter = Reporter(worker)
+        before = time.monotonic()
+        reporter.report(InternalReport(nid=None, detail="x"))
+        assert time.monotonic() - before >= 0.9 * ACK_SECONDS
+
+
+def test_acknowledgements_of_older_reports_do_not_prolong_the_wait(line: Line) -> None:
+    line.acknowledge(1)
+    line.report()
+    for _ in range(100):
+        line.later(0.03, 1)  # again, as nobody should
+    assert line.report() == FULL_WAIT
+
+
+def test_flood_of_older_acknowledgements_does_not_prolong_the_wait(line: Line) -> None:
+    line.acknowledge(1)
+    line.report()
+    for _ in range(1000):
+        line.later(0.001, 1)
+    assert line.report() == FULL_WAIT
+
+
+def test_sending_and_waiting_have_one_deadline(line: Line) -> None:
+    line.fill()
+    line.later(0.07)
+    assert line.report() == FULL_WAIT
+    assert line.reporter._dropped == 0
+    assert [number for _, number, _ in line.received()] == [1]
+
+
+def test_what_is_left_of_the_deadline_is_enough(line: Line) -> None:
+    line.fill()
+    line.later(0.07)
+    line.later(0.02, 1)
+    assert line.report() == pytest.approx(0.09)
+    line.later(0.09, 2)
+    assert line.report() == pytest.approx(0.09)  # it is still waited for
 
 
 def test_who_has_caught_up_is_waited_for_again(line: Line) -> None:
@@ -73,8 +193,8 @@ def test_who_has_caught_up_is_waited_for_again(line: Line) -> None:
     for number in (1, 2, 3):
         line.acknowledge(number)
     line.acknowledge(4)
-    assert line.report() < SOON
-    assert line.report() >= ACK_SECONDS * 0.9  # it waits again
+    assert line.report() == 0
+    assert line.report() == FULL_WAIT  # it waits again
 
 
 def test_who_is_still_behind_is_not_waited_for(line: Line) -> None:
@@ -82,17 +202,17 @@ def test_who_is_still_behind_is_not_waited_for(line: Line) -> None:
         line.report()
     line.acknowledge(1)
     line.acknowledge(2)
-    assert line.report() < SOON
+    assert line.report() == 0
     line.acknowledge(3)
     line.acknowledge(4)
-    assert line.report() >= ACK_SECONDS * 0.9
+    assert line.report() == FULL_WAIT
 
 
 def test_late_acknowledgement_of_an_older_report_is_not_taken_for_this_one(line: Line) -> None:
     line.acknowledge(1)
     line.report()
     line.acknowledge(1)  # again, as nobody should
-    assert line.report() >= ACK_SECONDS * 0.9
+    assert line.report() == FULL_WAIT
 
 
 def test_acknowledgement_that_was_lost_does_not_end_the_waiting_for_good(line: Line) -> None:
@@ -101,19 +221,14 @@ def test_acknowledgement_that_was_lost_does_not_end_the_waiting_for_good(line: L
     line.report()
     line.acknowledge(3)
     line.acknowledge(4)
-    assert line.report() < SOON
-    assert line.report() >= ACK_SECONDS * 0.9
+    assert line.report() == 0
+    assert line.report() == FULL_WAIT
 
 
 def test_full_socket_drops_and_tells_later(line: Line) -> None:
-    line.worker.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    line.fill()
     line.report("first")
-    sent = 0
-    while line.reporter._dropped == 0:
-        line.report("x" * 500)
-        sent += 1
-        assert sent < 1000
-    assert sum(line.report("lost") for _ in range(9)) < SOON
+    assert sum(line.report("lost") for _ in range(9)) == 0
     assert line.reporter._dropped == 10
     before = line.received()
     assert [dropped for _, _, dropped in before] == [0] * len(before)
@@ -123,14 +238,9 @@ def test_full_socket_drops_and_tells_later(line: Line) -> None:
 
 
 def test_full_socket_costs_one_wait(line: Line) -> None:
-    line.worker.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    line.worker.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            line.worker.send(b"x" * 500)
-    line.worker.setblocking(True)
-    assert line.report() < 4 * ACK_SECONDS
-    assert line.report() < SOON
+    line.fill()
+    assert line.report() == FULL_WAIT
+    assert line.report() == 0
     assert line.reporter._dropped == 2
 
 
@@ -140,12 +250,11 @@ def test_supervisor_that_is_gone_costs_nothing(line: Line, acknowledged: bool) -
         line.acknowledge(1)
     line.report()
     line.supervisor.close()
-    assert sum(line.report() for _ in range(20)) < SOON
+    assert sum(line.report() for _ in range(20)) == 0
     assert line.reporter._dropped >= 19
 
 
 def test_supervisor_that_dies_while_it_is_waited_for(line: Line) -> None:
-    line.worker.send(b"")  # so that the report is not the first that the other end loses
     line.supervisor.shutdown(socket.SHUT_WR)
-    assert line.report() < SOON
-    assert line.report() < SOON
+    assert line.report() == 0
+    assert line.report() == 0

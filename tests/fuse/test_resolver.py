@@ -52,6 +52,22 @@ def test_block_names_the_asked_inode_first_and_where_it_is_bad(image: VerifiedIm
     assert answer.offset == 2 * 4096
 
 
+def test_no_limit_cuts_the_asked_inode_off(image: VerifiedImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver, "MAX_PATHS", 2)
+    for path in ("hard", "dir/below/same", "dir/below"):
+        nid = nid_of(image, path)
+        answer = Resolver(image).answer(PathsQuestion(nid, 0, 0))
+        assert len(answer.paths) == 2
+        assert answer.paths[0] in {"/" + path, "/dir/file"}
+
+
+def test_it_keeps_nothing_of_what_it_is_asked(image: VerifiedImage) -> None:
+    answers = Resolver(image)
+    answers.answer(PathsQuestion(image.filesystem.root_nid, 0, 0))
+    before = {key: value for key, value in vars(answers).items() if isinstance(value, dict | list | set)}
+    assert before == {}
+
+
 def test_bad_hash_block_names_everything_below_it(image: VerifiedImage) -> None:
     answer = Resolver(image).answer(PathsQuestion(nid_of(image, "hard"), 0, 0))
     assert {"/hard", "/dir/file", "/dir/below/same", "/dir", "/"} <= set(answer.paths)

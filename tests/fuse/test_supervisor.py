@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor in a thread, with a real log, real processes to identify, and ends of its sockets to misuse."""
+"""The supervisor in a thread, with a real log, and what keeper, worker and resolver hold of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,22 +21,14 @@ from rofs.audit.chain import read_lines, verify_chain
 from rofs.errors import ChainError
 from rofs.fuse import control, places, supervisor
 from rofs.fuse.counters import Counters
-from rofs.fuse.messages import (
-    MAX_MESSAGE_BYTES,
-    Attempt,
-    FaultReport,
-    InternalReport,
-    PathsAnswer,
-    PathsQuestion,
-    Report,
-    pack_report,
-)
-from rofs.fuse.reporter import Reporter, acknowledgement
+from rofs.fuse.messages import MAX_MESSAGE_BYTES, Attempt, PathsAnswer, PathsQuestion, Report, pack_report
+from rofs.fuse.reporter import acknowledgement
 from tests.audit.doubles import FullDisk
 
 from .doubles import FACTS
 
-PATHS = {1: ("/",), 2: ("/dir",), 3: ("/dir/file", "/hard")}
+FOREVER_NS = 2**63  # a caller that is held in its system call as long as we look
+PATHS = {2: ("/dir",)}
 
 
 class Mount:
@@ -50,7 +41,6 @@ class Mount:
         self.resolver, self._resolver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.counters = Counters()
         self.number = 0
-        self.questions: list[PathsQuestion] = []
         self.failure: BaseException | None = None
         for end in (self.keeper, self.worker, self.resolver):
             end.settimeout(10)
@@ -75,10 +65,7 @@ class Mount:
     def _resolve(self) -> None:
         with contextlib.suppress(OSError):
             while data := self.resolver.recv(MAX_MESSAGE_BYTES):
-                question = PathsQuestion.parse(data)
-                self.questions.append(question)
-                offset = None if question.block is None else 4096
-                self.resolver.send(PathsAnswer(PATHS.get(question.nid, ()), offset).pack())
+                self.resolver.send(PathsAnswer(PATHS.get(PathsQuestion.parse(data).nid, ())).pack())
 
     def start(self, *, resolver: bool = True) -> None:
         self._threads[0].start()
@@ -92,10 +79,14 @@ class Mount:
     def told(self) -> Any:
         return json.loads(self.keeper.recv(MAX_MESSAGE_BYTES))
 
+    def be_mounted(self) -> None:
+        self.tell(mounted=True)
+        assert self.told()["recorded"]
+
     def report(self, report: Report, *, dropped: int = 0) -> None:
         """Send a report and wait for its acknowledgement."""
         self.number += 1
-        self.worker.send(pack_report(report, number=self.number, dropped=dropped))
+        self.worker.send(pack_report(report, number=self.number, dropped=dropped, held_until_ns=FOREVER_NS))
         assert self.worker.recv(8) == acknowledgement(self.number)
 
     def end(self) -> list[dict[str, Any]]:
@@ -134,14 +125,6 @@ def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mount]:
     mount = Mount(tmp_path)
     yield mount
     mount.close()
-
-
-@pytest.fixture
-def process() -> Iterator[int]:
-    """Somebody who tries to write."""
-    with subprocess.Popen(["sleep", "60"]) as child:
-        yield child.pid
-        child.kill()
 
 
 def attempt(**fields: Any) -> Attempt:
@@ -207,20 +190,26 @@ def test_unmount_is_the_keepers_to_do(mount: Mount, number: int, message: str | 
 
 def test_worker_exit_is_recorded(mount: Mount) -> None:
     mount.start()
-    mount.tell(worker_exit={"pid": 7, "status": "-9", "detail": "worker"})
+    mount.tell(worker_exit={"pid": 7, "detail": "worker: killed by signal 9"})
     event = mount.end()[0]
-    assert (event["event"], event["pid"], event["status"]) == ("worker_exit", 7, "-9")
+    assert (event["event"], event["pid"], event["detail"]) == ("worker_exit", 7, "worker: killed by signal 9")
 
 
 def test_keeper_that_is_gone_is_recorded_and_ends_it(mount: Mount) -> None:
     mount.start()
+    mount.be_mounted()
     mount.report(attempt())
     mount.keeper.close()
     mount.worker.close()
     mount.join()
-    _, gone, umount = mount.events()
-    assert (gone["event"], gone["pid"], gone["detail"]) == ("worker_exit", os.getpid(), "the keeper process is gone")
+    _, _, _, gone, umount = mount.events()
+    assert (gone["event"], gone["pid"], gone["detail"]) == ("worker_exit", os.getpid(), "keeper: ended unexpectedly")
     assert (umount["event"], umount["detail"]) == ("umount", "the keeper process is gone")
+
+
+def test_a_mount_that_was_never_recorded_is_not_unmounted_in_the_log(mount: Mount) -> None:
+    mount.start()
+    assert mount.end() == []
 
 
 def test_log_that_cannot_be_used_is_an_error_before_anything_starts(mount: Mount) -> None:
@@ -232,195 +221,25 @@ def test_log_that_cannot_be_used_is_an_error_before_anything_starts(mount: Mount
     assert mount.log.read_text() == "not a log\n"
 
 
-# Attempts
+# The end
 
 
-def test_attempt_has_who_what_and_where(mount: Mount, process: int) -> None:
-    mount.start()
-    mount.report(attempt(tid=process, name="x"))
-    event = mount.events()[-1]
-    assert (event["event"], event["op"], event["path"], event["errno"]) == (
-        "write_blocked",
-        "unlink",
-        "/dir/x",
-        "EROFS",
-    )
-    assert (event["pid"], event["tid"], event["ppid"]) == (process, process, os.getpid())
-    assert (event["comm"], event["uid"], event["gid"]) == ("sleep", 1, 2)
-    assert event["exe"].endswith(("sleep", "coreutils", "busybox"))
-    assert "nid" not in event
-
-
-def test_attempt_on_an_inode_with_two_names(mount: Mount) -> None:
-    mount.start()
-    mount.report(attempt(op="open", nid=3, name=None, flags=("O_RDWR",)))
-    event = mount.events()[-1]
-    assert (event["paths"], event["nid"], event["flags"]) == (["/dir/file", "/hard"], 3, ["O_RDWR"])
-    assert "tid" not in event
-    assert "pid" not in event
-
-
-@pytest.mark.parametrize(("nid2", "path2", "asked"), [(2, "/dir/y", 1), (1, "/y", 2)])
-def test_rename_asks_for_the_second_directory_only_if_it_is_another(
-    mount: Mount, nid2: int, path2: str, asked: int
+@pytest.mark.parametrize("resolver", [True, False])
+def test_what_has_no_paths_in_time_is_counted_before_the_umount(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, resolver: bool
 ) -> None:
-    mount.start()
-    mount.report(attempt(op="rename", nid2=nid2, name2="y"))
-    event = mount.events()[-1]
-    assert (event["path"], event["path2"]) == ("/dir/x", path2)
-    assert len(mount.questions) == asked
-
-
-def test_process_that_is_gone_leaves_what_the_request_said(mount: Mount) -> None:
-    with subprocess.Popen(["true"]) as child:
-        child.wait()
-    mount.start()
-    mount.report(attempt(tid=child.pid))
-    event = mount.events()[-1]
-    assert (event["tid"], event["uid"]) == (child.pid, 1)
-    assert "comm" not in event
-
-
-def test_flood_is_recorded_to_the_last(mount: Mount) -> None:
-    mount.start()
-    reporter = Reporter(mount.worker)
-    for number in range(1000):
-        reporter.report(attempt(name=f"f{number}"))
-    assert reporter._dropped == 0
-    events = mount.end()
-    assert [event.get("path") for event in events[:-1]] == [f"/dir/f{number}" for number in range(1000)]
-
-
-def test_flood_whose_acknowledgements_nobody_reads_is_recorded_all_the_same(mount: Mount) -> None:
-    """More than a socket holds: the supervisor must not wait for a worker that does not wait for it."""
-    mount.start()
-    for number in range(2000):
-        mount.worker.send(pack_report(attempt(name=f"f{number}"), number=number + 1, dropped=0))
-    until(lambda: len(mount.log.read_bytes().splitlines()) == 2000)
-    assert control.status("/mnt")["blocked_writes"] == 2000
-
-
-def test_worker_that_dies_with_acknowledgements_unread_loses_nothing(mount: Mount) -> None:
-    mount.start()
-    for number in range(50):
-        mount.worker.send(pack_report(attempt(name=f"f{number}"), number=number + 1, dropped=0))
-    until(lambda: mount.log.read_bytes().count(b"\n") == 50)
-    assert mount.worker.recv(8) == acknowledgement(1)  # 49 are left
-    events = mount.end()
-    assert [event["event"] for event in events] == ["write_blocked"] * 50 + ["umount"]
-
-
-def test_more_than_may_wait_are_counted(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_MAX_WAITING_REPORTS", 10)
-    mount.start(resolver=False)  # which does not answer yet
-    for number in range(100):
-        mount.worker.send(pack_report(attempt(name=f"f{number}"), number=number + 1, dropped=0))
-    until(lambda: not _unread(mount._worker))
-    mount._threads[1].start()
-    events = mount.end()
-    blocked = [event for event in events if event["event"] == "write_blocked"]
-    dropped = [event for event in events if event["event"] == "dropped"]
-    assert len(blocked) < 20
-    assert len(blocked) + sum(event["count"] for event in dropped) == 100
-    assert len(dropped) <= 3
-
-
-def _unread(connection: socket.socket) -> bool:
-    try:
-        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except BlockingIOError:
-        return False
-
-
-def test_what_the_worker_could_not_send_is_recorded(mount: Mount) -> None:
-    mount.start()
-    mount.report(attempt(), dropped=17)
-    dropped, blocked = mount.events()
-    assert (dropped["event"], dropped["count"]) == ("dropped", 17)
-    assert blocked["event"] == "write_blocked"
-    assert control.status("/mnt")["dropped"] == 17
-
-
-# Faults
-
-
-def test_corruption_has_paths_offset_and_both_digests(mount: Mount) -> None:
-    mount.start()
-    mount.report(FaultReport(nid=3, kind="mismatch", level=-1, block=7, expected="aa", found="bb"))
-    event = mount.events()[-1]
-    assert (event["event"], event["paths"], event["offset"]) == ("corruption", ["/dir/file", "/hard"], 4096)
-    assert (event["block"], event["level"], event["expected"], event["found"]) == (7, -1, "aa", "bb")
-    assert mount.questions == [PathsQuestion(3, -1, 7)]
-    assert control.status("/mnt")["corruption"] == 1
-
-
-def test_failures_of_a_worker_are_io_errors(mount: Mount) -> None:
-    mount.start()
-    mount.report(FaultReport(nid=3, kind="io", level=0, block=7, expected=None, found=None))
-    mount.report(InternalReport(nid=2, detail="read: KeyError"))
-    mount.report(InternalReport(nid=None, detail="read: KeyError"))
-    first, second, third = mount.events()
-    assert {event["event"] for event in (first, second, third)} == {"io_error"}
-    assert (second["path"], second["detail"], third["detail"]) == ("/dir", "read: KeyError", "read: KeyError")
-    assert control.status("/mnt")["corruption"] == 0
-
-
-# Processes that misbehave
-
-GARBAGE = [
-    b"garbage",
-    b"[]",
-    b"{}",
-    b"\xff" * 1000,
-    b"[" * 100_000,
-    pack_report(attempt(), number=1, dropped=0).replace(b'"unlink"', b'"dance"'),
-    pack_report(attempt(), number=1, dropped=0).replace(b'"nid": 2,', b'"nid": -2,'),
-    pack_report(attempt(), number=1, dropped=0) + b"x" * 200_000,
-]
-
-
-def test_garbage_of_a_worker_is_recorded_and_the_next_report_too(mount: Mount) -> None:
-    mount.start()
-    for data in GARBAGE:
-        mount.worker.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        mount.worker.send(data)
-    mount.report(attempt())
-    *events, last = mount.events()
-    assert [event["event"] for event in events] == ["io_error"] * len(GARBAGE)
-    assert all(event["detail"] for event in events)
-    assert last["event"] == "write_blocked"
-
-
-def test_hostile_numbers_and_texts_are_recorded_as_far_as_they_go(mount: Mount) -> None:
-    mount.start()
-    big = 2**64 - 1
-    mount.report(attempt(nid=big, tid=big, uid=big, gid=big, name="\ud800\x1b[31m\n", xattr="\udcff", errno="\ud800"))
-    mount.report(FaultReport(nid=big, kind="io", level=63, block=big, expected="\ud800", found="x" * 50_000))
-    mount.report(InternalReport(nid=big, detail="\x00" * 1000))
-    assert len(mount.events()) == 3
-
-
-@pytest.mark.parametrize("answer", [b"garbage", b"{}", b'{"paths": [1]}', None])
-def test_resolver_that_fails_costs_the_paths_and_nothing_else(mount: Mount, answer: bytes | None) -> None:
-    mount.start(resolver=False)
-    if answer is None:
-        mount.resolver.close()
+    monkeypatch.setattr(supervisor, "_LAST_RECORDS_SECONDS", 20 if resolver else 0.05)
+    mount.start(resolver=resolver)
+    mount.be_mounted()
+    for number in range(5):
+        mount.worker.send(pack_report(attempt(), number=number + 1, dropped=0, held_until_ns=FOREVER_NS))
+    _, _, *before, umount = mount.end()
+    assert umount["event"] == "umount"
+    if resolver:
+        assert [event["event"] for event in before] == ["write_blocked"] * 5
     else:
-        mount.resolver.send(answer)
-    for _ in range(3):
-        mount.report(attempt())
-    events = mount.events()
-    assert [event["event"] for event in events] == ["write_blocked"] * 3
-    assert not any("path" in event or "paths" in event for event in events)
-
-
-def test_resolver_that_is_silent_for_too_long_is_not_asked_again(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_RESOLVER_SECONDS", 0.05)
-    mount.start(resolver=False)
-    mount.report(attempt())
-    mount.resolver.send(PathsAnswer(("/late",)).pack())  # would be taken for the answer to the next question
-    mount.report(attempt())
-    assert not any("path" in event for event in mount.events())
+        assert [(event["event"], event["count"]) for event in before] == [("dropped", 5)]
+        assert before[0]["detail"] == "the mount ended before they were recorded"
 
 
 # A disk that is full
@@ -433,12 +252,13 @@ def test_full_disk_costs_events_never_an_answer(mount: Mount) -> None:
         mount.report(attempt(name="lost"))
         status = control.status("/mnt")
         assert "free some space" in status["audit_error"]
-        assert status["blocked_writes"] == 2
+        assert (status["blocked_writes"], status["dropped"]) == (2, 2)
     mount.report(attempt(name="kept"))
     dropped, kept = mount.events()
     assert (dropped["event"], dropped["count"]) == ("dropped", 2)
     assert kept["path"] == "/dir/kept"
-    assert control.status("/mnt")["audit_error"] is None
+    status = control.status("/mnt")
+    assert (status["audit_error"], status["dropped"]) == (None, 2)
 
 
 def test_mount_that_cannot_be_recorded_is_refused(mount: Mount) -> None:
@@ -459,4 +279,6 @@ def test_medium_that_fails_to_sync_shows_in_the_status(mount: Mount) -> None:
     with durable.using(Broken()):
         mount.report(attempt())
         until(lambda: control.status("/mnt")["audit_error"])
+        mount.report(attempt())
         assert "cannot sync" in control.status("/mnt")["audit_error"]
+        assert [event["event"] for event in mount.end()] == ["write_blocked", "io_error", "write_blocked"]

@@ -23,8 +23,8 @@ from rofs.errors import (
     RofsError,
     TrustError,
 )
-from rofs.fuse import verifier
-from rofs.fuse.verifier import pack_error, unpack_error, verify
+from rofs.fuse import signals, verifier
+from rofs.fuse.verifier import pack_error, unpack_error
 from rofs.image.open import ImageFacts, open_image
 from rofs.trust.verify import TrustPolicy
 from tests.conftest import SigningKeys
@@ -58,15 +58,20 @@ def error_of(function: Callable[[int, TrustPolicy], object], fd: int, policy: Tr
     return caught.value
 
 
+def verified(fd: int, policy: TrustPolicy) -> ImageFacts:
+    with signals.caught() as caught:
+        return verifier.verify(fd, policy, caught)
+
+
 def test_good_image(image_fd: int, signing_keys: SigningKeys) -> None:
-    facts = verify(image_fd, signing_keys.policy)
+    facts = verified(image_fd, signing_keys.policy)
     assert facts == open_image(image_fd, signing_keys.policy).facts
     assert (facts.accepted_by, facts.identity.name) == ("signature", "edge")
 
 
 def test_untrusted_image(image_fd: int, other_keys: SigningKeys) -> None:
     for policy in (other_keys.policy, TrustPolicy(), TrustPolicy(pinned_root_hash=b"\x01" * 32)):
-        error = error_of(verify, image_fd, policy)
+        error = error_of(verified, image_fd, policy)
         assert type(error) is TrustError
         assert str(error) == str(error_of(open_image, image_fd, policy))
 
@@ -84,7 +89,7 @@ def test_malformed_image(
     image_path: Path, tmp_path: Path, signing_keys: SigningKeys, change: Callable[[Path], object]
 ) -> None:
     with changed(image_path, tmp_path, change) as fd:
-        here, there = error_of(open_image, fd, signing_keys.policy), error_of(verify, fd, signing_keys.policy)
+        here, there = error_of(open_image, fd, signing_keys.policy), error_of(verified, fd, signing_keys.policy)
     assert type(there) is type(here)
     assert isinstance(there, ImageError)
     assert str(there) == str(here)
@@ -93,7 +98,7 @@ def test_malformed_image(
 def test_corrupt_image(image_path: Path, image_fd: int, tmp_path: Path, signing_keys: SigningKeys) -> None:
     offset = open_image(image_fd, signing_keys.policy).facts.data_offset_bytes
     with changed(image_path, tmp_path, overwrite(offset + 1024, b"\xff" * 64)) as fd:
-        here, there = error_of(open_image, fd, signing_keys.policy), error_of(verify, fd, signing_keys.policy)
+        here, there = error_of(open_image, fd, signing_keys.policy), error_of(verified, fd, signing_keys.policy)
     assert type(here) is CorruptionError
     assert isinstance(there, ImageError)
     assert str(there) == str(here)
@@ -109,8 +114,8 @@ def test_verifier_that_dies(
         os._exit(status)
 
     monkeypatch.setattr(verifier, "_answer", die)
-    with pytest.raises(FormatError, match="verifies the image died"):
-        verify(image_fd, signing_keys.policy)
+    with pytest.raises(HostError, match="verifies the image died"):
+        verified(image_fd, signing_keys.policy)
 
 
 @pytest.mark.parametrize("answer", [b"F", b"F[]", b"F{}", b"Fgarbage", b"Egarbage", b"E5", b"E[]", b"E[[],1]", b"X{}"])
@@ -119,13 +124,13 @@ def test_verifier_that_talks_nonsense(
 ) -> None:
     monkeypatch.setattr(verifier, "_answer", lambda _fd, _policy, pipe: os.write(pipe, answer))
     with pytest.raises(FormatError):
-        verify(image_fd, signing_keys.policy)
+        verified(image_fd, signing_keys.policy)
 
 
 def test_no_descriptor_is_left_open(image_fd: int, signing_keys: SigningKeys) -> None:
     before = os.listdir("/proc/self/fd")
-    verify(image_fd, signing_keys.policy)
-    error_of(verify, image_fd, TrustPolicy())
+    verified(image_fd, signing_keys.policy)
+    error_of(verified, image_fd, TrustPolicy())
     assert os.listdir("/proc/self/fd") == before
 
 

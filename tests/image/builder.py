@@ -18,9 +18,9 @@ from rofs.ddi import signature_format
 from rofs.ddi.gpt import Partition, read_gpt
 from rofs.ddi.roles import PartitionRole
 from rofs.ddi.signature_format import SignatureDocument
-from rofs.image.build import BuiltImage, Signer, build_image
+from rofs.image.build import BuiltImage, SigningKey, build_image
 from rofs.image.open import VerifiedImage, open_image
-from rofs.tree import Inode, Source, walk
+from rofs.tree import Inode, Source
 from rofs.trust import pkcs7
 from rofs.trust.verify import TrustPolicy
 from rofs.vfs import ReadOnlyFilesystem
@@ -72,7 +72,9 @@ def build_pristine(path: Path, keys: SigningKeys, root: Inode) -> Pristine:
 
 
 def build(source: Source, path: Path, keys: SigningKeys, *, replace: bool = False) -> BuiltImage:
-    return build_image(source, str(path), Signer(keys.key, keys.certificate), name="demo", version="1", replace=replace)
+    return build_image(
+        source, str(path), SigningKey(keys.key, keys.certificate), name="demo", version="1", replace=replace
+    )
 
 
 class SmallImage:
@@ -206,8 +208,8 @@ class SmallImage:
 
 def nids_of(filesystem: ReadOnlyFilesystem, source: MemorySource) -> dict[int, int]:
     """The nid of each inode of the source, by its id()."""
-    nids = {id(source.root): filesystem.root_nid}
-    for inode in walk(source.root):
+    nids = {id(source.tree.root): filesystem.root_nid}
+    for inode in source.tree.walk():
         for name, child in inode.children.items():
             nid = filesystem.lookup(nids[id(inode)], name)
             assert nid is not None

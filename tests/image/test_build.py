@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 
 from rofs import durable
+from rofs.ddi.gpt import read_gpt
+from rofs.ddi.roles import Architecture, architecture_of
 from rofs.erofs.writer import WrittenFilesystem, write_filesystem
-from rofs.errors import HostError, ImageError, InputError, TrustError
+from rofs.errors import HostError, ImageError, InputError
 from rofs.image import build as module
-from rofs.image.build import Signer, build_image
+from rofs.image.build import SigningKey, build_image
 from rofs.source.directory import DirectorySource
 from rofs.tree import Inode, Source
 from rofs.verity.builder import build_tree
 from tests.conftest import REPOSITORY, SigningKeys, make_keys
 from tests.faults import FailingCalls, KillingCalls
 from tests.trees import MemorySource, content, directory, file, settle, write_plain_tree
+from tests.verity.doubles import MemoryDevice
 
 from .builder import SIGNATURE, Pristine, SmallImage, build, small_tree, tiny_tree
 
@@ -195,7 +198,7 @@ def test_a_file_changed_during_the_build(
         build_image(
             DirectorySource(str(tmp_path / "tree")),
             str(output),
-            Signer(signing_keys.key, signing_keys.certificate),
+            SigningKey(signing_keys.key, signing_keys.certificate),
             progress=Meddling(),
         )
     assert os.listdir(output.parent) == []
@@ -211,10 +214,9 @@ def test_a_missing_directory(output: Path, signing_keys: SigningKeys) -> None:
         build(MemorySource(tiny_tree()), output.parent / "none" / "image.raw", signing_keys)
 
 
-def test_a_key_and_a_foreign_certificate(output: Path, signing_keys: SigningKeys, other_keys: SigningKeys) -> None:
-    with pytest.raises(TrustError, match="not signed by a trusted certificate"):
-        build_image(MemorySource(tiny_tree()), str(output), Signer(signing_keys.key, other_keys.certificate), name="x")
-    assert os.listdir(output.parent) == []
+def test_a_key_and_a_foreign_certificate_cannot_even_begin(signing_keys: SigningKeys, other_keys: SigningKeys) -> None:
+    with pytest.raises(InputError, match="do not belong together"):
+        SigningKey(signing_keys.key, other_keys.certificate)
 
 
 def test_a_machine_without_partition_types(
@@ -222,6 +224,33 @@ def test_a_machine_without_partition_types(
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "m68k")
     refuse(output, signing_keys, MemorySource(tiny_tree()), HostError, "m68k; expected x86_64")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "m68k"])
+def test_an_image_for_other_machines(
+    output: Path, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    key = SigningKey(signing_keys.key, signing_keys.certificate)
+    architectures: tuple[Architecture, ...] = ("x86-64", "arm64")
+    root_hashes = set()
+    for architecture in architectures:
+        built = build_image(MemorySource(tiny_tree()), str(output), key, architecture=architecture, replace=True)
+        assert architectures_in(output) == [architecture] * 3
+        root_hashes.add(built.root_hash)
+    assert len(root_hashes) == 1
+
+
+def test_without_a_word_it_is_for_this_machine(
+    output: Path, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    build(MemorySource(tiny_tree()), output, signing_keys)
+    assert architectures_in(output) == ["arm64"] * 3
+
+
+def architectures_in(image: Path) -> list[Architecture | None]:
+    return [architecture_of(p.type_guid) for p in read_gpt(MemoryDevice(image.read_bytes())).partitions]
 
 
 @needs_root
@@ -236,9 +265,9 @@ def test_a_file_that_the_user_may_not_read(tmp_path: Path, signing_keys: Signing
     script = (
         "import os, sys\n"
         "from rofs.trust import keys\n"
-        "from rofs.image.build import Signer, build_image\n"
+        "from rofs.image.build import SigningKey, build_image\n"
         "from rofs.source.directory import DirectorySource\n"
-        "signer = Signer(keys.load_private_key(sys.argv[3]), keys.load_certificates(sys.argv[4])[0])\n"
+        "signer = SigningKey(keys.load_private_key(sys.argv[3]), keys.load_certificates(sys.argv[4])[0])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try:\n"
         "    build_image(DirectorySource(sys.argv[1]), sys.argv[2], signer)\n"

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
 
+from rofs.erofs.reader import ErofsReader
 from rofs.errors import FormatError
 from rofs.image import check
 from rofs.image.check import check_image
 from rofs.image.progress import Silent
+from tests.erofs.builder import LyingFilesystem
+from tests.trees import content, directory, file
+from tests.verity.doubles import protect
 
 from .builder import BLOCK, SmallImage
 
@@ -57,6 +62,20 @@ def test_below_a_bad_hash_block_nothing_is_judged(image: SmallImage) -> None:
     assert (fault.level, fault.block) == (0, 1)
     assert result.unjudged_blocks == blocks - 128
     assert paths
+
+
+def test_blocks_are_counted_as_the_hash_tree_counts_them(image: SmallImage) -> None:
+    """systemd-repart of Debian 12 writes verity blocks of 512 bytes under filesystem blocks of 4096."""
+    lying = LyingFilesystem(directory({b"file": file(content(10_000))}))
+    protected = protect(bytes(lying.data), block_size=512)
+    protected.data.corrupt_block(len(lying.data) // 512 - 3)
+    device = protected.open()
+    with image.open() as opened:
+        other = dataclasses.replace(opened, device=device, filesystem=ErofsReader(device))
+        result = check_image(other, Silent())
+    assert result.blocks == device.data_blocks == len(lying.data) // 512
+    ((fault, paths),) = result.faults
+    assert (fault.block, paths) == (result.blocks - 3, (b"/file",))
 
 
 def test_only_so_many_faults_are_listed(image: SmallImage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ def test_hard_links_must_stay_links_and_others_must_not_become_any() -> None:
         compare_with_source(source, Relinking(source, b"other", b"empty"), root_xattrs=())
     same = file(b"linked")
     separate = tree()
-    separate.children[b"linked"] = same  # equal bytes, but no link
+    separate.add(b"linked", same)  # equal bytes, but no link
     for inode in (same, separate.children[b"dir"].children[b"linked"]):
         inode.nlink = 2
     with pytest.raises(ImageError, match=r"linked: (link count|inode of a hard link)"):

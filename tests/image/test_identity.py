@@ -16,7 +16,7 @@ GIVEN = {"name": None, "version": None, "rollback_index": 0, "created": None}
 
 
 def identity(root: Inode, **changes: object) -> Identity:
-    return identity_of_tree(MemorySource(root).root, **(GIVEN | changes))  # type: ignore[arg-type]
+    return identity_of_tree(MemorySource(root).tree, **(GIVEN | changes))  # type: ignore[arg-type]
 
 
 def test_the_value_is_canonical_json() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from rofs.erofs.writer import write_filesystem
 from rofs.errors import CorruptionError, FormatError, InputError, RofsError, TrustError
+from rofs.image import open as module
 from rofs.image.identity import UNKNOWN
-from rofs.image.open import ImageFacts, open_file, open_image, reopen_image
+from rofs.image.open import ImageFacts, open_chosen, open_file, open_image, read_table, reopen_image
 from rofs.image.paths import ReverseIndex
-from rofs.tree import walk
 from rofs.trust.verify import TrustPolicy
 from tests.conftest import SigningKeys
 
@@ -27,7 +27,7 @@ Defect = Callable[[SmallImage], object]
 def read_all(image: SmallImage, policy: TrustPolicy | None = None) -> None:
     with image.open(policy) as opened:
         nids = nids_of(opened.filesystem, image.source)
-        for inode in walk(image.source.root):
+        for inode in image.source.tree.walk():
             read_inode(opened.filesystem, inode, nids[id(inode)])
 
 
@@ -192,7 +192,7 @@ def test_every_block_flipped_is_right_or_refused(image: SmallImage, pristine: Pr
         image.flip_bit(block * BLOCK + rng.randrange(BLOCK), rng.randrange(8))
         try:
             with image.open(image.pinned) as opened:
-                for inode in walk(image.source.root):
+                for inode in image.source.tree.walk():
                     try:
                         read_inode(opened.filesystem, inode, nids[id(inode)])
                     except CorruptionError as error:
@@ -252,7 +252,7 @@ def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
 
 def test_a_file_changed_in_place_after_opening(image: SmallImage) -> None:
     with image.open() as opened:
-        nid = nids_of(opened.filesystem, image.source)[id(next(i for i in walk(image.source.root) if i.size > 20_000))]
+        nid = nids_of(opened.filesystem, image.source)[id(next(i for i in image.source.tree.walk() if i.size > 20_000))]
         offset = opened.facts.data_offset_bytes + opened.filesystem.extents(nid)[1].offset_bytes
         opened.filesystem.read(nid, 0, BLOCK)
         with image.path.open("r+b") as file:
@@ -298,6 +298,23 @@ def test_facts_open_the_image_again(image: SmallImage) -> None:
         {"identity": {"name": "x"}},
         {"signer": 5},
         {"unknown": 1},
+        {"accepted_by": "magic"},
+        {"accepted_by": ""},
+        {"accepted_by": "unsigned"},  # but there is a signer
+        {"signer": None},
+        {"signer": "CN=\x1b[2J"},
+        {"signer": "CN=a\nb"},
+        {"signer": "x" * 5000},
+        {"signer_fingerprint": None},
+        {"signer_fingerprint": "ab"},
+        {"signer_fingerprint": "AB" * 32},
+        {"signer": None, "signer_fingerprint": None},  # but it was accepted by a signature
+        {"warnings": ["two\nlines"]},
+        {"warnings": ["x" * 5000]},
+        {"warnings": ["x"] * 101},
+        {"root_hash": "00" * 31},
+        {"root_hash": "00" * 64},  # not as long as sha256 makes it
+        {"superblock": "00" * 512},
     ],
 )
 def test_facts_that_lie_are_refused(image: SmallImage, change: dict[str, object]) -> None:
@@ -305,6 +322,40 @@ def test_facts_that_lie_are_refused(image: SmallImage, change: dict[str, object]
         fields = json.loads(opened.facts.to_json())
     with pytest.raises(FormatError, match="verifier's answer"):
         ImageFacts.from_json(json.dumps(fields | change).encode())
+
+
+def test_a_superblock_of_another_algorithm_or_length_is_refused(image: SmallImage) -> None:
+    with image.open() as opened:
+        fields = json.loads(opened.facts.to_json())
+    superblock = bytes.fromhex(fields["superblock"])
+    for lie in (superblock[:32] + b"sha512".ljust(32, b"\0") + superblock[64:], superblock + bytes(1)):
+        with pytest.raises(FormatError, match="verifier's answer: "):
+            ImageFacts.from_json(json.dumps(fields | {"superblock": lie.hex()}).encode())
+
+
+def test_texts_of_a_hostile_image_are_made_fit_for_facts() -> None:
+    texts = ["plain", "esc \x1b[2J\n", "x" * 5000, *(["more"] * 500)]
+    shown = module._for_facts(texts)
+    assert shown[:2] == ("plain", r"esc \x1b[2J\n")
+    assert (len(shown[2]), shown[2][-3:]) == (4096, "...")
+    assert (len(shown), shown[-1]) == (100, "and 404 more warnings")
+    assert module._for_facts(texts[:3]) == shown[:3]
+
+
+def test_a_table_that_was_read_is_opened_without_reading_it_again(
+    image: SmallImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with image.open() as opened:
+        fd = os.open(image.path, os.O_RDONLY)
+        try:
+            untrusted = read_table(fd)
+            monkeypatch.setattr(module, "read_gpt", None)
+            again = open_chosen(untrusted, image.keys.policy)
+            assert again.facts == opened.facts
+            with pytest.raises(TrustError):
+                open_chosen(untrusted, TrustPolicy())
+        finally:
+            os.close(fd)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b"{", b"1"])
@@ -317,11 +368,11 @@ def test_facts_that_are_none(data: bytes) -> None:
 @pytest.mark.parametrize("value", [0, 1, 4096, 1 << 40, 1 << 70])
 def test_facts_that_point_elsewhere_open_nothing_else(image: SmallImage, field: str, value: int) -> None:
     with image.open() as opened:
-        facts = ImageFacts.from_json(json.dumps(json.loads(opened.facts.to_json()) | {field: value}).encode())
+        lie = json.dumps(json.loads(opened.facts.to_json()) | {field: value}).encode()
         fd = os.open(image.path, os.O_RDONLY)
         try:
             with pytest.raises(RofsError):
-                reopen_image(fd, facts)
+                reopen_image(fd, ImageFacts.from_json(lie))
         finally:
             os.close(fd)
 
@@ -330,15 +381,15 @@ def test_an_image_without_identity(
     tmp_path: Path, image: SmallImage, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As others make them: nothing is known, and anything may be in it."""
-    from rofs.image import build as module
+    from rofs.image import build as building
 
     from .builder import build
 
     def bare(*arguments: object, **options: object) -> object:
         return write_filesystem(*arguments, **{**options, "root_xattrs": ()})  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "write_filesystem", bare)
-    monkeypatch.setattr(module, "root_xattrs", lambda *_: ())
+    monkeypatch.setattr(building, "write_filesystem", bare)
+    monkeypatch.setattr(building, "root_xattrs", lambda *_: ())
     build(image.source, tmp_path / "bare.raw", signing_keys)
     fd = open_file(str(tmp_path / "bare.raw"))
     try:

@@ -113,3 +113,23 @@ def test_bad_hash_block_fails_the_files_below_it(debian_image: Path, trust: Path
             assert {f"/{path.relative_to(mount.directory)}" for path in failed} <= named
     finally:
         image.unlink()
+
+
+def test_one_bad_inode_does_not_hide_the_names_beside_it(
+    small_tree: Path, trust: Path, copy: Path, tmp_path: Path
+) -> None:
+    large = (small_tree / "large").stat()
+    start = partitions(copy)["root"]["offset"]
+    with mounted(copy, trust, tmp_path / "good") as mount:
+        nid = (mount.directory / "large").stat().st_ino - 2
+        whole = set(os.listdir(mount.directory))
+        assert (mount.directory / "large").stat().st_size == large.st_size
+    block = nid * 32 // BLOCK
+    assert block, "the inode must not lie in the superblock's block"
+    _flip(copy, start + nid * 32 + 8)
+    with mounted(copy, trust, tmp_path / "bad") as mount:
+        names = set(os.listdir(mount.directory))
+        assert names < whole or names == whole
+        assert len(names) >= 1
+        assert _read_error(mount.directory / "large") == errno.EIO
+        assert "/large" in mount.wait_for("corruption")[0].get("paths", ["/large"])

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from rofs.fuse import kernel
 from tests.conftest import REPOSITORY, SigningKeys, make_keys
 from tests.mounts.harness import ROFS, is_mount, mounted, read_events, rofs
 
@@ -55,12 +57,17 @@ def test_status_shows_what_the_contract_promises(small_image: Path, trust: Path,
 
 def test_the_worker_and_the_resolver_have_no_privileges(small_image: Path, trust: Path, tmp_path: Path) -> None:
     with mounted(small_image, trust, tmp_path) as mount:
-        worker = mount.status()["workers"][0]["pid"]
-        lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{worker}/status").read_text().splitlines())
-        assert set(lines["Uid"].split()) == {"65534"}
-        assert int(lines["CapEff"], 16) == 0
-        assert lines["NoNewPrivs"] == "1"
-        assert lines["Groups"].strip() == ""
+        status = mount.status()
+        children = Path(f"/proc/{status['keeper']}/task/{status['keeper']}/children").read_text().split()
+        unprivileged = {int(pid) for pid in children} - {status["supervisor"]}
+        assert len(unprivileged) == 2
+        assert status["workers"][0]["pid"] in unprivileged
+        for pid in unprivileged:
+            lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            assert all(int(uid) > 65535 for uid in lines["Uid"].split() + lines["Gid"].split())
+            assert [int(lines[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Inh", "Amb", "Bnd")] == [0] * 5
+            assert lines["NoNewPrivs"] == "1"
+            assert lines["Groups"].strip() == ""
 
 
 def test_umount_leaves_nothing(small_image: Path, trust: Path, tmp_path: Path) -> None:
@@ -227,6 +234,58 @@ def test_it_keeps_no_descriptor_of_its_caller(small_image: Path, trust: Path, tm
             assert pipe.read() == b""  # which would wait for ever
         finally:
             rofs("umount", tmp_path / "mnt")
+
+
+@contextmanager
+def _covered_by_tmpfs(directory: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+def test_what_is_mounted_over_it_is_left_alone(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        worker = mount.status()["workers"][0]["pid"]
+        with _covered_by_tmpfs(mount.directory):
+            (mount.directory / "mine").write_text("x")
+            assert rofs("umount", mount.directory, check=False).returncode == 5
+            assert (mount.directory / "mine").exists()
+            keeper = mount.status()["keeper"]
+            os.kill(worker, signal.SIGKILL)
+            _wait_until(lambda: not _is_alive(keeper))
+            assert (mount.directory / "mine").exists()
+        kernel.unmount(os.fsencode(mount.directory), lazy=True)
+
+
+def test_a_mount_that_was_moved_is_still_unmounted(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    with mounted(small_image, trust, tmp_path) as mount:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        subprocess.run(["mount", "--make-private", mount.directory], check=True)
+        subprocess.run(["mount", "--move", mount.directory, elsewhere], check=True)
+        assert (elsewhere / "plain").exists()
+        rofs("umount", mount.directory)
+        assert not is_mount(elsewhere)
+
+
+def test_when_nobody_hears_that_it_is_mounted_it_is_not(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    """The launcher was killed: its pipe is broken when the keeper wants to tell."""
+    (tmp_path / "mnt").mkdir()
+    program = f"""
+from rofs.fuse.launch import MountOptions, mount_in_foreground
+from rofs.trust.store import load_trust
+from rofs.trust.verify import TrustPolicy
+def announce(facts):
+    raise BrokenPipeError
+options = MountOptions(TrustPolicy(tuple(load_trust([{str(trust)!r}]).certificates)), {str(tmp_path / "log")!r})
+mount_in_foreground({str(small_image)!r}, {str(tmp_path / "mnt")!r}, options, announce)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.stderr.endswith("BrokenPipeError\n")
+    assert not is_mount(tmp_path / "mnt")
+    assert "start failed" in read_events(tmp_path / "log", "umount")[0]["detail"]
 
 
 # What cannot be mounted

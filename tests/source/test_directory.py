@@ -13,7 +13,6 @@ import pytest
 
 from rofs.errors import InputError
 from rofs.source.directory import DirectorySource
-from rofs.tree import walk
 from tests.conftest import REPOSITORY
 from tests.trees import ACL, CAPABILITY, DEPTH, OWNERS, TIMES_NS, content, find, odd_tree
 
@@ -35,12 +34,12 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DirectorySource]:
 
 @needs_root
 def test_attributes_are_taken_as_they_are(odd: DirectorySource) -> None:
-    attributes = find(odd.root, b"attributes")
+    attributes = find(odd.tree.root, b"attributes")
     assert {find(attributes, b"owner-%d" % owner).uid for owner in OWNERS} == set(OWNERS)
     assert {attributes.children[b"time%d" % time].mtime_ns for time in TIMES_NS} == set(TIMES_NS)
     assert find(attributes, b"mode-7777").mode == stat.S_IFREG | 0o7777
     assert find(attributes, b"closed/file").size == 10
-    nodes = find(odd.root, b"nodes")
+    nodes = find(odd.tree.root, b"nodes")
     assert find(nodes, b"block-4095-1048575").rdev == os.makedev(4095, (1 << 20) - 1)
     assert find(nodes, b"char-0-0").rdev == 0
     assert stat.S_ISSOCK(find(nodes, b"socket").mode)
@@ -48,49 +47,49 @@ def test_attributes_are_taken_as_they_are(odd: DirectorySource) -> None:
 
 @needs_root
 def test_xattrs_are_taken_sorted(odd: DirectorySource) -> None:
-    xattrs = find(odd.root, b"xattrs/several").xattrs
+    xattrs = find(odd.tree.root, b"xattrs/several").xattrs
     assert list(xattrs) == sorted(xattrs)
     assert dict(xattrs)[b"security.capability"] == CAPABILITY
     assert dict(xattrs)[b"system.posix_acl_access"] == ACL
     assert dict(xattrs)[b"user.\xff"] == b"user.\xff"
-    assert dict(find(odd.root, b"xattrs/opaque").xattrs)[b"trusted.overlay.opaque"] == b"y"
-    assert find(odd.root, b"xattrs/symlink").xattrs == ((b"trusted.on-a-symlink", b""),)
+    assert dict(find(odd.tree.root, b"xattrs/opaque").xattrs)[b"trusted.overlay.opaque"] == b"y"
+    assert find(odd.tree.root, b"xattrs/symlink").xattrs == ((b"trusted.on-a-symlink", b""),)
 
 
 @needs_root
 def test_hard_links_are_one_inode(odd: DirectorySource) -> None:
-    links = find(odd.root, b"links")
+    links = find(odd.tree.root, b"links")
     assert find(links, b"a") is find(links, b"z") is find(links, b"m") is find(links, b"other/n")
     assert (find(links, b"a").nlink, find(links, b"a").path()) == (4, b"/links/a")
     assert find(links, b"symlink") is find(links, b"other/symlink-again")
-    empty = [i for i in walk(find(odd.root, b"counts/1000")) if i.is_regular]
+    empty = list(find(odd.tree.root, b"counts/1000").children.values())
     assert len(empty) == 1000
     assert all(i.nlink == 1 for i in empty)
 
 
 @needs_root
 def test_contents_beyond_path_max(odd: DirectorySource) -> None:
-    bottom = find(odd.root, b"deep/" + b"deep/" * DEPTH + b"bottom")
+    bottom = find(odd.tree.root, b"deep/" + b"deep/" * DEPTH + b"bottom")
     assert len(bottom.path()) > 4096
     assert b"".join(odd.chunks(bottom)) == b""
 
 
 def test_a_link_to_a_file_outside_of_the_tree_counts_no_name_there(tree: Path) -> None:
     os.link(tree / "sub" / "file\n", tree.parent / "outside")
-    assert find(DirectorySource(str(tree)).root, b"sub/file\n").nlink == 1
+    assert find(DirectorySource(str(tree)).tree.root, b"sub/file\n").nlink == 1
 
 
 def test_symlinks_are_never_followed_but_the_root_is(tree: Path) -> None:
     (tree / "link").symlink_to("/etc")
     (tree.parent / "way").symlink_to("tree")
-    root = DirectorySource(os.fsencode(tree.parent / "way")).root
+    root = DirectorySource(os.fsencode(tree.parent / "way")).tree.root
     assert find(root, b"link").target == b"/etc"
     assert not find(root, b"link").children
 
 
 def test_contents_come_in_pieces(tree: Path) -> None:
     source = DirectorySource(str(tree))
-    chunks = list(source.chunks(find(source.root, b"sub/file\n")))
+    chunks = list(source.chunks(find(source.tree.root, b"sub/file\n")))
     assert max(map(len, chunks)) <= 1 << 20
     assert b"".join(chunks) == content(3_000_000)
 
@@ -134,13 +133,13 @@ def test_a_source_that_changes_is_named(tree: Path, change: Callable[[Path], obj
     source = DirectorySource(str(tree))
     change(tree / "sub" / "file\n")
     with pytest.raises(InputError, match=reason) as caught:
-        list(source.chunks(find(source.root, b"sub/file\n")))
+        list(source.chunks(find(source.tree.root, b"sub/file\n")))
     assert "sub/file\\n" in str(caught.value)
 
 
 def test_a_file_cut_while_it_is_read(tree: Path) -> None:
     source = DirectorySource(str(tree))
-    chunks = source.chunks(find(source.root, b"sub/file\n"))
+    chunks = source.chunks(find(source.tree.root, b"sub/file\n"))
     next(chunks)
     os.truncate(tree / "sub" / "file\n", 1 << 20)
     with pytest.raises(InputError, match="became shorter"):
@@ -170,7 +169,7 @@ def test_a_filesystem_without_xattrs(tree: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     monkeypatch.setattr(os, "listxattr", unsupported)
-    assert find(DirectorySource(str(tree)).root, b"sub").xattrs == ()
+    assert find(DirectorySource(str(tree)).tree.root, b"sub").xattrs == ()
 
 
 @pytest.mark.parametrize("name", ["none", "tree/sub/file\n"])
