@@ -204,7 +204,10 @@ class Operations(pyfuse3.Operations):
                 return
 
     def _listed_attributes(self, nid: int) -> pyfuse3.EntryAttributes:
-        """Attributes for a listing. One bad inode must not hide the names beside it: it is listed without any."""
+        """Attributes for a listing: none for a bad inode, which must not hide the names beside it.
+
+        glibc leaves out names without an inode number, so the name does not show; asked for, it is EIO.
+        """
         try:
             return self._attributes(nid)
         except ImageError as error:
