@@ -129,7 +129,7 @@ def connect(directory: str) -> socket.socket:
     try:
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            connection.connect(f"/proc/self/fd/{fd}/control")
+            connection.connect(f"/proc/self/fd/{fd}/{places.CONTROL_SOCKET}")
         finally:
             os.close(fd)
     except BaseException:

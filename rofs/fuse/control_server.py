@@ -19,6 +19,7 @@ import trio
 from rofs.durable import make_directories
 from rofs.errors import HostError, from_os_error, printable
 from rofs.fuse.control import VERSION, connect
+from rofs.fuse.places import CONTROL_SOCKET
 
 _MAX_REQUEST_BYTES = 4096
 _REQUEST_SECONDS = 5.0
@@ -54,19 +55,19 @@ def listening(directory: str) -> Iterator[socket.socket]:
 def remove(directory: str) -> None:
     """Remove a mount's runtime directory, if it is there: the supervisor's last act, or the keeper's for it."""
     with contextlib.suppress(OSError):
-        os.unlink(os.path.join(directory, "control"))
+        os.unlink(os.path.join(directory, CONTROL_SOCKET))
     with contextlib.suppress(OSError):
         os.rmdir(directory)
 
 
 def _bind(listener: socket.socket, directory: str, fd: int) -> None:
     # Through /proc: a socket address holds only 107 bytes.
-    address = f"/proc/self/fd/{fd}/control"
+    address = f"/proc/self/fd/{fd}/{CONTROL_SOCKET}"
     try:
         connect(directory).close()
     except OSError:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink("control", dir_fd=fd)
+            os.unlink(CONTROL_SOCKET, dir_fd=fd)
     else:
         raise HostError(f"mount point is busy: another rofs mount uses {printable(directory)}")
     before = os.umask(0o177)

@@ -10,6 +10,8 @@ import hashlib
 import os
 import string
 
+CONTROL_SOCKET = "control"  # in a mount's runtime directory
+
 _PLAIN = frozenset((string.ascii_letters + string.digits + ":_.").encode())
 _NAME_MAX_BYTES = 200  # leaves room for a suffix within the 255 of a file name
 
@@ -44,11 +46,6 @@ def runtime_directory() -> str:
 def mount_directory(mountpoint: bytes) -> str:
     """The runtime directory of one mount."""
     return os.path.join(runtime_directory(), escape_path_name(mountpoint))
-
-
-def control_socket(directory: str) -> str:
-    """The control socket in a mount's runtime directory."""
-    return os.path.join(directory, "control")
 
 
 def default_log(mountpoint: bytes) -> str:

@@ -69,7 +69,7 @@ def test_places_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
     assert places.mount_directory(b"/mnt/a-b") == "/run/rofs/mnt-a\\x2db"
-    assert places.control_socket("/run/rofs/mnt") == "/run/rofs/mnt/control"
+    assert os.path.join("/run/rofs/mnt", places.CONTROL_SOCKET) == "/run/rofs/mnt/control"
     assert places.default_log(b"/mnt") == "/var/log/rofs/mnt.jsonl"
 
 
