@@ -11,6 +11,7 @@ from rofs.trust.store import load_trust
 from rofs.trust.verify import TrustPolicy
 
 _ROOT_HASH_HEX_DIGITS = (64, 128)  # sha256, sha512
+_LOOKS_LIKE_A_CERTIFICATE = (".crt", ".pem", ".cer", ".der")
 
 
 def add_trust_options(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +45,11 @@ def trust_policy(arguments: argparse.Namespace) -> TrustPolicy:
     """
     loaded = load_trust(arguments.trust)
     for path, why in loaded.skipped:
-        note(f"skipped {printable(path)}: {why}")
+        if path.endswith(_LOOKS_LIKE_A_CERTIFICATE):  # a directory may hold much else, which nobody meant
+            note(f"skipped {printable(path)}: {why}")
     if arguments.trust and not loaded.certificates:
-        raise InputError(f"no certificate found in {', '.join(map(printable, arguments.trust))}")
+        skipped = f" (skipped: {len(loaded.skipped)} files; expected *.crt)" if loaded.skipped else ""
+        raise InputError(f"no certificate found in {', '.join(map(printable, arguments.trust))}{skipped}")
     if arguments.allow_unsigned:
         note("--allow-unsigned: the image is checked against the root hash that it brings along itself; whoever can")
         note(f"replace the image can replace both.{' This is recorded.' if arguments.verb == 'mount' else ''}")

@@ -134,9 +134,12 @@ def test_files_of_a_directory_that_were_skipped_are_named(run: Run, image: Path,
     directory = tmp_path / "trust"
     directory.mkdir()
     (directory / "bad.crt").write_text("text")
+    (directory / "notes.txt").write_text("text")
     message = run("verify", image, "--trust", directory).failed(1)
-    assert message == f"no certificate found in {directory}"
-    assert f"skipped {directory}/bad.crt: " in run("verify", image, "--trust", directory).err
+    assert message == f"no certificate found in {directory} (skipped: 2 files; expected *.crt)"
+    said = run("verify", image, "--trust", directory).err
+    assert f"skipped {directory}/bad.crt: " in said
+    assert "notes.txt" not in said
 
 
 def test_allow_unsigned_says_what_it_means(run: Run, image: Path) -> None:
