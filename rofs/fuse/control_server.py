@@ -7,6 +7,7 @@ Only its owner and root reach it: the socket has mode 0600 in a directory of mod
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ import trio
 
 from rofs.durable import make_directories
 from rofs.errors import HostError, from_os_error, printable
-from rofs.fuse.control import VERSION, connect
+from rofs.fuse.control import VERSION
 from rofs.fuse.places import CONTROL_SOCKET
 
 _MAX_REQUEST_BYTES = 4096
@@ -38,7 +39,7 @@ def listening(directory: str) -> Iterator[socket.socket]:
     """
     try:
         _make_private(directory)
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(f"cannot use runtime directory {printable(directory)}: {error.strerror}") from error
     try:
@@ -64,12 +65,11 @@ def _bind(listener: socket.socket, directory: str, fd: int) -> None:
     # Through /proc: a socket address holds only 107 bytes.
     address = f"/proc/self/fd/{fd}/{CONTROL_SOCKET}"
     try:
-        connect(directory).close()
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(CONTROL_SOCKET, dir_fd=fd)
-    else:
-        raise HostError(f"mount point is busy: another rofs mount uses {printable(directory)}")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for as long as the mount lives, however it ends
+    except BlockingIOError:
+        raise HostError(f"mount point is busy: another rofs mount uses {printable(directory)}") from None
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(CONTROL_SOCKET, dir_fd=fd)
     before = os.umask(0o177)
     try:
         listener.bind(address)

@@ -206,7 +206,7 @@ class Operations(pyfuse3.Operations):
     def _listed_attributes(self, nid: int) -> pyfuse3.EntryAttributes:
         """Attributes for a listing: none for a bad inode, which must not hide the names beside it.
 
-        glibc leaves out names without an inode number, so the name does not show; asked for, it is EIO.
+        glibc of Debian 12 leaves out names without an inode number, later ones show it; asked for, it is EIO.
         """
         try:
             return self._attributes(nid)

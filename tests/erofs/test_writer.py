@@ -95,9 +95,9 @@ def test_the_builder_does_not_show(tmp_path: Path) -> None:
             path.chmod(path.stat().st_mode | 0o011)
     script = (
         "import os, sys, hashlib\n"
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "from rofs.source.directory import DirectorySource\n"
         "from tests.erofs.builder import write_image\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "print(os.getuid(), hashlib.sha256(write_image(DirectorySource(sys.argv[1]))).hexdigest())\n"
     )
     done = subprocess.run(

@@ -186,10 +186,10 @@ def test_what_the_user_may_not_read_is_named(tree: Path, closed: str) -> None:
     (tree.parent / closed).chmod(0)
     script = (
         "import os, sys\n"
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "from rofs.errors import RofsError\n"
         "from rofs.source.directory import DirectorySource\n"
         "from tests.erofs.builder import write_image\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try:\n"
         "    write_image(DirectorySource(sys.argv[1]))\n"
         "except RofsError as error:\n"
