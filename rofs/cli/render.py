@@ -80,6 +80,7 @@ class TerminalProgress:
             return lambda _: None
         from tqdm import tqdm
 
+        tqdm.monitor_interval = 0  # its thread would be in the way of forking
         bar = tqdm(total=total_bytes, desc=name, unit="B", unit_scale=True, leave=False, delay=0.5)
 
         def advance(count: int) -> None:

@@ -4,24 +4,30 @@
 Partition table, signature and filesystem are read by it; what comes back to the privileged keeper is
 `ImageFacts`, plain values that were checked field by field, or the error that refuses the image.
 
-It may not be able to read the program's own files, so all modules that it needs are imported here,
-before the fork.
+It may not be able to read the program's own files, so all modules that it may need are imported before
+the fork.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import time
 
-import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - imported late by verification: see below
+import cryptography.hazmat.backends.openssl.backend
+import cryptography.x509  # noqa: F401 - as above
 
+import rofs.ddi
+import rofs.erofs
+import rofs.trust
+import rofs.verity
 from rofs import errors
 from rofs.errors import FormatError, HostError, RofsError, TrustError
 from rofs.fuse.process import fork
 from rofs.fuse.signals import Signals
 from rofs.image.open import MAX_FACTS_BYTES, ImageFacts, open_image
-from rofs.trust import pkcs7  # noqa: F401 - as above
 from rofs.trust.verify import TrustPolicy
 
 # Reading a partition table, a signature and two blocks; a network disk may take its time.
@@ -50,6 +56,7 @@ def verify(image_fd: int, policy: TrustPolicy, signals: Signals) -> ImageFacts:
         RofsError: What `open_image` raised, with the same message.
         HostError: The process died or did not answer.
     """
+    _warm_up()
     reading, writing = os.pipe()
     try:
         main = lambda: _answer(image_fd, policy, writing)  # noqa: E731 - bound to this call's pipe
@@ -69,6 +76,13 @@ def verify(image_fd: int, policy: TrustPolicy, signals: Signals) -> ImageFacts:
     if policy.pinned_root_hash is not None and facts.root_hash != policy.pinned_root_hash.hex():
         raise TrustError(f"root hash {policy.pinned_root_hash.hex()} is pinned, the verifier says {facts.root_hash}")
     return facts
+
+
+def _warm_up() -> None:
+    """Import every module that opening an image could import late, for an odd certificate or error perhaps."""
+    for package in (rofs.ddi, rofs.erofs, rofs.trust, rofs.verity):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
 
 
 def _read_answer(pipe: int, signals: Signals) -> bytes:

@@ -164,6 +164,7 @@ class _Build:
             self._data(),
             lambda offset, data: self._new.write_at(self._hash_offset + offset, data),
             progress=self._progress.stage("hashing", self._data_bytes),
+            processes=None,
         )
         self._new.write_at(self._hash_offset, tree.superblock(_derived_uuid(b"verity", tree.root_hash).bytes).pack())
         self._new.truncate(self._hash_offset + tree.hash_device_bytes)

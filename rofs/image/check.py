@@ -40,7 +40,7 @@ def check_image(image: VerifiedImage, progress: Progress) -> CheckResult:
     index = ReverseIndex(image.filesystem)
     faults: list[tuple[BlockFault, tuple[bytes, ...]]] = []
     more = 0
-    for fault in device.check_all(progress.stage("verifying", device.size_bytes)):
+    for fault in device.check_all(progress.stage("verifying", device.size_bytes), processes=None):
         if len(faults) < MAX_FAULTS:
             start, length = device.covered_range(fault)
             faults.append((fault, tuple(index.paths_of_range(start, length))))

@@ -2,8 +2,8 @@
 """Building a dm-verity hash tree over a device, in one pass and with bounded memory.
 
 Every level has one open hash block. A full one goes straight to its final place and its digest into
-the open block of the level above, so nothing is read back and memory is one block per level plus one
-chunk of data, whatever the size. The superblock is the caller's to write: its uuid derives from the
+the open block of the level above, so nothing is read back and memory is one block per level plus a few
+pieces of data, whatever the size. The superblock is the caller's to write: its uuid derives from the
 root hash, which is known last. Nothing here opens, syncs or names a file.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rofs.blockdev import BlockDevice
+from rofs.parallel import ordered_map
 from rofs.verity.digest import BlockHasher
 from rofs.verity.format import UUID_BYTES, TreeLayout, VeritySuperblock
 
@@ -20,6 +21,10 @@ WriteAt = Callable[[int, bytes], None]
 
 # One read. Larger ones gained nothing on a warm page cache, smaller ones cost calls.
 _CHUNK_BYTES = 1 << 20
+# What one process hashes at a time; its digests take 1/128 of it.
+_PIECE_BYTES = 16 << 20
+# Below this, starting processes takes longer than they save.
+_WORTH_SHARING_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ def build_tree(
     salt: bytes = b"",
     algorithm: str = "sha256",
     progress: Callable[[int], None] | None = None,
+    processes: int | None = 1,
 ) -> BuiltTree:
     """Hash a device and write the tree.
 
@@ -74,6 +80,8 @@ def build_tree(
         salt: Hashed before every block.
         algorithm: `sha256` or `sha512`.
         progress: Called with the number of data bytes hashed since its last call.
+        processes: How many share the work; None for as many as there are cores. A small device is
+            hashed by one.
 
     Returns:
         The root hash and the parameters of the tree.
@@ -90,13 +98,19 @@ def build_tree(
     template = VeritySuperblock(bytes(UUID_BYTES), algorithm, block_size, block_size, data_blocks, salt)
     hasher = BlockHasher(algorithm, salt)
     pyramid = _Pyramid(template.layout, hasher, write_at)
-    for offset_bytes in range(0, data.size_bytes, _CHUNK_BYTES):
-        length_bytes = min(_CHUNK_BYTES, data.size_bytes - offset_bytes)
-        chunk = data.read_at(offset_bytes, length_bytes)
-        for digest in hasher.digests(chunk, block_size):
+    shared = processes if data.size_bytes >= _WORTH_SHARING_BYTES else 1
+
+    def digests_of(offset_bytes: int) -> list[bytes]:
+        end = min(offset_bytes + _PIECE_BYTES, data.size_bytes)
+        starts = range(offset_bytes, end, _CHUNK_BYTES)
+        chunks = (data.read_at(start, min(_CHUNK_BYTES, end - start)) for start in starts)
+        return [digest for chunk in chunks for digest in hasher.digests(chunk, block_size)]
+
+    for digests in ordered_map(digests_of, range(0, data.size_bytes, _PIECE_BYTES), processes=shared):
+        for digest in digests:
             pyramid.add(0, digest)
         if progress is not None:
-            progress(length_bytes)
+            progress(len(digests) * block_size)
     hash_device_bytes = template.layout.hash_device_bytes
     return BuiltTree(pyramid.finish(), algorithm, block_size, data_blocks, salt, hash_device_bytes)
 

@@ -10,9 +10,11 @@ threads at once: each worker process has its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from rofs.blockdev import BlockDevice, check_range
 from rofs.errors import BlockFault, CorruptionError, ReadError
+from rofs.parallel import ordered_map
 from rofs.verity.digest import BlockHasher
 from rofs.verity.format import VeritySuperblock
 from rofs.verity.tree import HashTree, Hole, Run
@@ -23,7 +25,20 @@ DEFAULT_CACHE_BYTES = 8 << 20
 # The most that `check_all` reads at once; one leaf hash block may cover 128 MiB.
 _CHECK_BYTES = 1 << 20
 
+# Below this, starting processes takes longer than they save.
+_WORTH_SHARING_BYTES = 256 << 20
+
 _DATA = -1  # the level of data blocks in a BlockFault
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What came of checking a part of the device."""
+
+    blocks: int
+    verified_blocks: int
+    unjudged_blocks: int
+    faults: tuple[BlockFault, ...]
 
 
 class VerityDevice:
@@ -115,7 +130,9 @@ class VerityDevice:
         begin = offset_bytes - first * size
         return data[begin : begin + length_bytes]  # 4.
 
-    def check_all(self, progress: Callable[[int], None] | None = None) -> Iterator[BlockFault]:
+    def check_all(
+        self, progress: Callable[[int], None] | None = None, *, processes: int | None = 1
+    ) -> Iterator[BlockFault]:
         """Read every hash block of every level and every data block, and go on after faults.
 
         Each block is judged by a verified one that was read during this walk, none by the cache. A
@@ -125,21 +142,38 @@ class VerityDevice:
         Args:
             progress: Called with the number of data bytes done (or skipped) since its last call;
                 they add up to `size_bytes`.
+            processes: How many share the work; None for as many as there are cores. A device that is
+                small is checked by one.
 
         Yields:
             One fault per bad block, in the order of the data, a hash block before what it covers.
         """
         self.unjudged_blocks = 0
-        report = progress or (lambda _bytes: None)
-        for item in self._tree.walk():
-            if isinstance(item, Hole):
-                self.unjudged_blocks += item.block_count
-                yield item.fault
-                report(item.block_count * self._block_size)
+        shared = processes if self._size_bytes >= _WORTH_SHARING_BYTES else 1
+        for piece in ordered_map(self._check_piece, self._tree.walk(), processes=shared):
+            self.verified_blocks += piece.verified_blocks
+            self.unjudged_blocks += piece.unjudged_blocks
+            yield from piece.faults
+            if progress is not None:
+                progress(piece.blocks * self._block_size)
+
+    def _check_piece(self, item: Run | Hole) -> _Piece:
+        """Check what stands below one hash block of the second level: 64 MiB of data with the usual sizes."""
+        before = self.verified_blocks
+        faults: list[BlockFault] = []
+        blocks = unjudged = 0
+        for below in [item] if isinstance(item, Hole) else self._tree.walk_below(item):
+            if isinstance(below, Hole):
+                blocks += below.block_count
+                unjudged += below.block_count
+                faults.append(below.fault)
                 continue
-            for run in self._pieces(item, max(1, _CHECK_BYTES // self._block_size)):
-                yield from self._check(run)
-                report(self._count(run) * self._block_size)
+            blocks += self._count(below)
+            for run in self._pieces(below, max(1, _CHECK_BYTES // self._block_size)):
+                faults.extend(self._check(run))
+        # The caller adds them up; this may be its own object or a child's copy of it.
+        verified, self.verified_blocks = self.verified_blocks - before, before
+        return _Piece(blocks, verified, unjudged, tuple(faults))
 
     def covered_range(self, fault: BlockFault) -> tuple[int, int]:
         """What depends on a bad block: the block itself, or all data blocks below a hash block.

@@ -19,11 +19,11 @@ from rofs.verity.format import VeritySuperblock
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive data blocks below one hash block, and what they must hash to.
+    """Consecutive blocks of one level below one hash block, and what they must hash to.
 
     Attributes:
-        first: Address of the first data block.
-        digests: One digest per data block.
+        first: Number of the first block in its level; of data blocks, the address.
+        digests: One digest per block.
     """
 
     first: int
@@ -102,18 +102,29 @@ class HashTree:
             first += blocks
 
     def walk(self) -> Iterator[Run | Hole]:
-        """Read and verify every hash block once, past the cache, and go on after faults.
+        """Read and verify every hash block above the leaf level once, past the cache, and go on after faults.
 
         Yields:
-            Runs and holes that together cover every data block once, in order.
+            Runs of leaf hash blocks, each for `walk_below`, and holes: together they cover every data
+            block once, in order. A device of one block has no hash blocks: its run is that block.
         """
-        return self._walk(len(self._layout.levels) - 1, 0, self._root_hash)
+        top = len(self._layout.levels) - 1
+        return self._walk(top, Run(0, self._root_hash), down_to=min(top, 0))
 
-    def _walk(self, level: int, first: int, digests: bytes) -> Iterator[Run | Hole]:
-        """Walk what stands below blocks of `level`, from `first` on, whose digests are given."""
-        if level < 0:
-            yield Run(first, digests)
+    def walk_below(self, leaves: Run) -> Iterator[Run | Hole]:
+        """Read and verify the leaf hash blocks of a run from `walk`.
+
+        Yields:
+            Runs of data blocks and holes, in order.
+        """
+        return self._walk(min(len(self._layout.levels) - 1, 0), leaves, down_to=-1)
+
+    def _walk(self, level: int, run: Run, *, down_to: int) -> Iterator[Run | Hole]:
+        """Walk what stands below a run of `level`; runs of the level `down_to` are what comes out."""
+        if level == down_to:
+            yield run
             return
+        first, digests = run.first, run.digests
         per_block = self._layout.hashes_per_block
         for i in range(len(digests) // self._layout.digest_bytes):
             index = first + i
@@ -126,7 +137,7 @@ class HashTree:
                 continue
             children = min(per_block, self._blocks_of(level - 1) - index * per_block)
             below = block[: children * self._layout.digest_bytes]
-            yield from self._walk(level - 1, index * per_block, below)
+            yield from self._walk(level - 1, Run(index * per_block, below), down_to=down_to)
 
     def _hole(self, level: int, index: int, fault: BlockFault) -> Hole:
         covered = self.data_blocks_below(level)

@@ -192,7 +192,7 @@ def test_when_the_keeper_dies_nobody_goes_on_in_its_name(small_image: Path, trus
 
 @pytest.mark.parametrize("key_type", ["p256", "rsa3072"])
 def test_it_works_from_where_only_root_can_read(
-    small_tree: Path, tmp_path: Path, key_type: Literal["p256", "rsa3072"]
+    small_tree: Path, tmp_path: Path, other_keys: SigningKeys, key_type: Literal["p256", "rsa3072"]
 ) -> None:
     """Whoever has dropped privileges can import nothing any more from a home directory with mode 0700."""
     keys = make_keys(tmp_path / "keys", key_type)
@@ -211,6 +211,10 @@ def test_it_works_from_where_only_root_can_read(
         cmp {small_tree}/large mnt/large
         ! mkdir mnt/new 2>/dev/null
         rofs umount mnt
+        code=0
+        rofs mount i mnt --trust {other_keys.certificate_path} 2>said || code=$?
+        test $code = 3
+        grep -q 'not signed by a trusted certificate' said
         umount private/checkout private/venv private
     """
     done = subprocess.run([*UNSHARE, "bash", "-c", script], check=False, capture_output=True, text=True)
@@ -371,14 +375,13 @@ def test_dev_fuse_that_is_missing(small_image: Path, trust: Path, tmp_path: Path
 
 
 def test_an_ordinary_user_is_told_that_mounting_needs_root(tmp_path: Path) -> None:
-    program = "from rofs.fuse.launch import *; mount_in_background('/x', '/', MountOptions(TrustPolicy()))"
-    done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--clear-groups", Path(ROFS).parent / "python", "-c", program],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
+    program = """
+import os
+from rofs.fuse.launch import *
+os.setuid(65534)  # who may not be able to read our modules
+mount_in_background("/x", "/", MountOptions(TrustPolicy()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd="/")
     assert "HostError: mounting needs root" in done.stderr
 
 

@@ -11,6 +11,7 @@ import uuid
 
 import pytest
 
+from rofs.verity import builder as builder_module
 from rofs.verity.builder import build_tree
 
 from .doubles import UUID, MemoryDevice, content, protect
@@ -91,3 +92,18 @@ def test_partial_block_is_misuse(size: int) -> None:
 def test_unknown_algorithm_is_misuse() -> None:
     with pytest.raises(ValueError, match="unsupported hash algorithm"):
         build_tree(MemoryDevice(bytes(4096)), MemoryDevice().write_at, algorithm="md5")
+
+
+def test_shared_work_builds_the_same_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder_module, "_WORTH_SHARING_BYTES", 0)
+    monkeypatch.setattr(builder_module, "_PIECE_BYTES", 1 << 20)
+    data = MemoryDevice(content(1500))
+    built = []
+    for processes in (1, 2):
+        tree = bytearray(1 << 17)
+
+        def write_at(offset: int, block: bytes, tree: bytearray = tree) -> None:
+            tree[offset : offset + len(block)] = block
+
+        built.append((build_tree(data, write_at, processes=processes), bytes(tree)))
+    assert built[0] == built[1]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rofs.errors import BlockFault, CorruptionError, FormatError, ReadError
+from rofs.verity import device as device_module
 from rofs.verity.device import VerityDevice
 
 from .doubles import MemoryDevice, content, protect
@@ -255,3 +256,22 @@ class TestCheckAll:
         device.read_at(0, device.size_bytes)
         image.hashes.corrupt_block(LEAVES_AT)
         assert [fault.level for fault in device.check_all()] == [0]
+
+
+# Shared work
+
+
+def test_shared_check_finds_the_same_faults_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "_WORTH_SHARING_BYTES", 0)
+    image = protect(content(128 * 129 + 5))
+    for block in (3, 128 * 128 + 1, 128 * 129 + 4):
+        image.data.corrupt_block(block)
+    image.hashes.corrupt_block(image.superblock.layout.levels[0].first_block + 7)
+    results = []
+    for processes in (1, 2):
+        device, done = image.open(), list[int]()
+        faults = list(device.check_all(done.append, processes=processes))
+        results.append((faults, device.verified_blocks, device.unjudged_blocks))
+        assert sum(done) == device.size_bytes
+    assert results[0] == results[1]
+    assert len(results[0][0]) == 4
