@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -151,6 +151,9 @@ class ReadOnlyFilesystem(Protocol):
         """Where the inode itself lies; reads nothing."""
         ...
 
-    def extents(self, nid: int) -> list[Extent]:
-        """Every range of the device that the inode and its content occupy."""
+    def extents(self, nid: int) -> Iterable[Extent]:
+        """Every range of the device that the inode and its content occupy: first the inode, content in its order.
+
+        Holes have none. There may be millions, so they are not kept; errors come while they are taken.
+        """
         ...

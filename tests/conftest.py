@@ -81,6 +81,13 @@ def debian_root() -> Path:
     return Path(made.stdout.strip())
 
 
+@pytest.fixture(scope="session")
+def oracle_root() -> Path:
+    """A Debian 13 with the tools that give a second opinion, cached like `debian_root`."""
+    made = subprocess.run([REPOSITORY / "scripts" / "oracle-root"], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(made.stdout.strip())
+
+
 @pytest.fixture(autouse=True)
 def _no_unexpected_log_lines(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield

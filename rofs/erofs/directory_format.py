@@ -6,6 +6,7 @@ Source: Linux Documentation/filesystems/erofs.rst, section "Directories".
 
 from __future__ import annotations
 
+import operator
 import struct
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class DirectoryBlock:
     """One parsed block of a directory, its entries in stored order.
 
     Attributes:
-        names: Bytewise ascending in a well-formed image.
+        names: Bytewise ascending, each once.
         nids: The inode of each name.
         file_types: S_IFMT bits of each name, 0 when unknown; a hint, the inode decides.
     """
@@ -41,7 +42,8 @@ def parse_directory_block(block: bytes, nid: int) -> DirectoryBlock:
         nid: The directory's, for messages.
 
     Raises:
-        FormatError: Name offsets out of range or out of order, or a name that cannot be one.
+        FormatError: Name offsets out of range or out of order, a name that cannot be one, or names out
+            of order, which a search would miss.
     """
     if len(block) < DIRENT.size:
         raise FormatError(f"EROFS: directory {nid} has a block of {len(block)} bytes")
@@ -58,5 +60,7 @@ def parse_directory_block(block: bytes, nid: int) -> DirectoryBlock:
         if offset <= previous or not valid:
             raise FormatError(f"EROFS: directory {nid}: malformed name {name[:32]!r} at offset {offset}")
         previous = offset
+    if not all(map(operator.lt, names, names[1:])):
+        raise FormatError(f"EROFS: directory {nid}: names from {names[0][:32]!r} on are out of order")
     kinds = tuple(FILE_TYPES[t] if t < len(FILE_TYPES) else 0 for t in types)
     return DirectoryBlock(names, nids, kinds)

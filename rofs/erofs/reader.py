@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads an EROFS filesystem from a block device.
 
-Reads uncompressed flat-plain and flat-inline inodes; names what else it finds. Every number from the
-device is hostile: a malformed object raises `FormatError` when it is touched and harms no other. Does
-not know whether its device is verified; content is never cached here, metadata within byte limits.
+Reads what is not compressed: flat and chunk-based inodes, whole filesystems on one device; names what
+else it finds. Every number from the device is hostile: a malformed object raises `FormatError` when it is
+touched and harms no other. Does not know whether its device is verified, nor where content lies
+(`content_map`); content is never cached here, metadata within byte limits.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from rofs.blockdev import BlockDevice
 from rofs.erofs import directory_format, xattr_format
 from rofs.erofs import format as fmt
+from rofs.erofs.content_map import Piece, chunk_table, map_content
+from rofs.erofs.metadata import Metadata
 from rofs.errors import FormatError
 from rofs.lru import ByteLru
 from rofs.vfs import PATH_MAX_BYTES, DirEntry, Extent, Stat, StatFs
@@ -31,15 +33,12 @@ _DIRECTORY_BLOCK_COST_BYTES = 500
 _DIRECTORY_ENTRY_COST_BYTES = 72  # and its bytes on disk
 # Directories are read block by block: no real one comes near this size.
 _MAX_DIRECTORY_BYTES = 1 << 34
-_TYPES_WITH_CONTENT = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
-
-
-class _Piece(NamedTuple):
-    """A part of a content that lies in one place; in the metadata area when it is inline."""
-
-    offset: int
-    length: int
-    inline: bool
+# In larger ones a search may miss a name of a hostile image; about 400,000 names.
+_MAX_CHECKED_BLOCKS = 4096
+_CHECKED_CACHE_BYTES = 1 << 20
+_CHECKED_COST_BYTES = 200
+_START_BYTES = 4096  # read first: the superblock says how much more there is to check
+_ZEROS = bytes(1 << 20)  # what most reads of a hole are a part of
 
 
 class ErofsReader:
@@ -54,12 +53,11 @@ class ErofsReader:
 
     def __init__(self, device: BlockDevice) -> None:
         self._device = device
-        start = device.read_at(0, min(4096, device.size_bytes))
-        self._super = fmt.parse_superblock(start, device.size_bytes)
+        self._super = _superblock(device)
         self._block = self._super.block_size
-        self._meta_start = self._super.meta_blkaddr * self._block
-        self._end = self._super.blocks * self._block
-        self._metadata: ByteLru[int, bytes] = ByteLru(_METADATA_CACHE_BYTES)
+        self._metadata = Metadata(device, self._super, _METADATA_CACHE_BYTES)
+        self._checked: ByteLru[int, bool] = ByteLru(_CHECKED_CACHE_BYTES)  # directories that are in order
+        self._prefixes: tuple[bytes, ...] | None = None
         self._inodes: ByteLru[int, fmt.DiskInode] = ByteLru(_INODE_CACHE_BYTES)
         self._directories: ByteLru[tuple[int, int], directory_format.DirectoryBlock] = ByteLru(_DIRECTORY_CACHE_BYTES)
 
@@ -89,7 +87,11 @@ class ErofsReader:
         )
 
     def lookup(self, directory_nid: int, name: bytes) -> int | None:
-        """Binary search for a name: first over blocks, then over entries."""
+        """Binary search for a name: first over blocks, then over entries.
+
+        Raises:
+            FormatError: Also when the name is not found because blocks are out of order.
+        """
         directory = self._directory(directory_nid)
         low, high = 0, self._block_count(directory) - 1
         while low < high:
@@ -102,14 +104,16 @@ class ErofsReader:
             return None
         block = self._directory_block(directory, low)
         at = bisect.bisect_left(block.names, name)
-        return block.nids[at] if at < len(block.names) and block.names[at] == name else None
+        if at < len(block.names) and block.names[at] == name:
+            return block.nids[at]
+        self._check_order(directory)
+        return None
 
     def readdir(self, directory_nid: int, offset: int = 0) -> Iterator[DirEntry]:
         """Entries from `offset`, which counts bytes of the directory: a dirent's place, as in the kernel."""
         directory = self._directory(directory_nid)
         number, within = divmod(offset, self._block)
-        for index in range(number, self._block_count(directory)):
-            block = self._directory_block(directory, index)
+        for index, block in self._directory_blocks(directory, number):
             first = -(-within // directory_format.DIRENT.size) if index == number else 0
             for entry in range(first, len(block.names)):
                 last = entry + 1 == len(block.names)
@@ -150,30 +154,31 @@ class ErofsReader:
 
     def inode_extent(self, nid: int) -> Extent:
         """As much as the inode may take without its xattrs; its form is not known without reading it."""
-        place = self._place(nid)
-        return Extent(place, min(fmt.EXTENDED_INODE_BYTES, self._end - place), None)
+        place = self._metadata.inode_place(nid)
+        return Extent(place, min(fmt.EXTENDED_INODE_BYTES, self._metadata.end - place), None)
 
-    def extents(self, nid: int) -> list[Extent]:
-        """The inode with its xattrs, its whole blocks, and its inline tail."""
+    def extents(self, nid: int) -> Iterator[Extent]:
+        """The inode with its xattrs and chunk table, where shared xattrs begin, and its content in order."""
         inode = self._inode(nid)
-        found = [Extent(self._place(nid), inode.header_bytes + inode.xattr_bytes, None)]
+        place = self._metadata.inode_place(nid)
+        end = place + inode.header_bytes + inode.xattr_bytes
+        if inode.layout == fmt.LAYOUT_CHUNK_BASED:
+            end = sum(chunk_table(self._metadata, inode))
+        yield Extent(place, end - place, None)
+        for number in xattr_format.unpack_shared_ids(self._xattr_body(inode), nid):
+            # No more than that: how long it is stands in a block that need not be readable.
+            yield Extent(self._shared_place(number), xattr_format.XATTR_ENTRY.size, None)
         at = 0
-        for piece in self._map(inode, 0, inode.size):
-            found.append(Extent(piece.offset, piece.length, at))
+        for piece in map_content(self._metadata, inode, 0, inode.size):
+            if piece.place is not None:
+                yield Extent(piece.place, piece.length, at)
             at += piece.length
-        return found
-
-    def _place(self, nid: int) -> int:
-        place = self._meta_start + nid * fmt.SLOT_BYTES
-        if not fmt.FIRST_FREE_BYTE <= place <= self._end - fmt.SLOT_BYTES:
-            raise FormatError(f"EROFS: inode {nid} lies outside of the filesystem of {self._end} bytes")
-        return place
 
     def _inode(self, nid: int) -> fmt.DiskInode:
         inode = self._inodes.get(nid)
         if inode is None:
-            place = self._place(nid)
-            data = self._metadata_at(place, min(fmt.EXTENDED_INODE_BYTES, self._end - place))
+            place = self._metadata.inode_place(nid)
+            data = self._metadata.at(place, min(fmt.EXTENDED_INODE_BYTES, self._metadata.end - place))
             inode = fmt.parse_inode(data, nid, self._super)
             self._inodes.put(nid, inode, _INODE_COST_BYTES)
         return inode
@@ -200,63 +205,86 @@ class ErofsReader:
             self._directories.put(key, parsed, cost)
         return parsed
 
+    def _directory_blocks(
+        self, directory: fmt.DiskInode, first: int
+    ) -> Iterator[tuple[int, directory_format.DirectoryBlock]]:
+        """The blocks from one on, with their numbers, in order of their names."""
+        previous = b""
+        for index in range(first, self._block_count(directory)):
+            block = self._directory_block(directory, index)
+            if block.names[0] <= previous:
+                raise FormatError(f"EROFS: directory {directory.nid}: the names of block {index} are out of order")
+            previous = block.names[-1]
+            yield index, block
+
+    def _check_order(self, directory: fmt.DiskInode) -> None:
+        """See once that a search finds what is there: blocks are in order, which each of them is in itself."""
+        if 1 < self._block_count(directory) <= _MAX_CHECKED_BLOCKS and not self._checked.get(directory.nid):
+            for _ in self._directory_blocks(directory, 0):
+                pass
+            self._checked.put(directory.nid, True, _CHECKED_COST_BYTES)  # noqa: FBT003 - the value of a cache
+
     def _xattrs(self, nid: int) -> dict[bytes, bytes]:
-        inode = self._inode(nid)
-        body = self._metadata_at(self._place(nid) + inode.header_bytes, inode.xattr_bytes)
-        return xattr_format.unpack_xattrs(body, nid)
+        body = self._xattr_body(self._inode(nid))
+        return xattr_format.unpack_xattrs(body, nid, shared_entry=self._shared_entry, long_prefixes=self._long_prefixes)
+
+    def _xattr_body(self, inode: fmt.DiskInode) -> bytes:
+        if not inode.xattr_bytes:
+            return b""
+        return self._metadata.at(self._metadata.inode_place(inode.nid) + inode.header_bytes, inode.xattr_bytes)
+
+    def _shared_place(self, number: int) -> int:
+        return self._super.xattr_blkaddr * self._block + number * xattr_format.XATTR_SHARED_ID.size
+
+    def _shared_entry(self, number: int) -> bytes:
+        place = self._shared_place(number)
+        header = self._metadata.at(place, xattr_format.XATTR_ENTRY.size)
+        return self._metadata.at(place, xattr_format.entry_bytes(header))
+
+    def _long_prefixes(self) -> tuple[bytes, ...]:
+        """At most 255 of at most 256 bytes; read when the first name has one."""
+        if self._prefixes is None:
+            found = []
+            at = self._super.xattr_prefix_start * 4
+            size = xattr_format.XATTR_LONG_PREFIX_SIZE
+            for _ in range(self._super.xattr_prefix_count):
+                (length,) = size.unpack(self._prefix_bytes(at, size.size))
+                found.append(xattr_format.unpack_long_prefix(self._prefix_bytes(at + size.size, length)))
+                at += size.size + length
+                at += -at % 4
+            self._prefixes = tuple(found)
+        return self._prefixes
+
+    def _prefix_bytes(self, offset: int, length: int) -> bytes:
+        if not self._super.packed_nid:
+            return self._metadata.at(offset, length)
+        packed = self._inode(self._super.packed_nid)
+        if offset + length > packed.size:
+            raise FormatError(
+                f"EROFS: long xattr name prefix at byte {offset} of the packed inode {packed.nid}, which has "
+                f"{packed.size} bytes"
+            )
+        return self._content(packed, offset, length)
 
     def _content(self, inode: fmt.DiskInode, offset: int, length: int) -> bytes:
-        pieces = [self._read_piece(piece) for piece in self._map(inode, offset, length)]
+        pieces = [self._read_piece(piece) for piece in map_content(self._metadata, inode, offset, length)]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _read_piece(self, piece: _Piece) -> bytes:
+    def _read_piece(self, piece: Piece) -> bytes:
+        if piece.place is None:
+            return _ZEROS[: piece.length] if piece.length <= len(_ZEROS) else bytes(piece.length)
         if piece.inline:
-            return self._metadata_at(piece.offset, piece.length)
-        if piece.offset + piece.length > self._end:
+            return self._metadata.at(piece.place, piece.length)
+        if piece.place + piece.length > self._metadata.end:
             raise FormatError(
-                f"EROFS: content at byte {piece.offset} lies outside of the filesystem of {self._end} bytes"
+                f"EROFS: content at byte {piece.place} lies outside of the filesystem of {self._metadata.end} bytes"
             )
-        return self._device.read_at(piece.offset, piece.length)
+        return self._device.read_at(piece.place, piece.length)
 
-    def _map(self, inode: fmt.DiskInode, offset: int, length: int) -> Iterator[_Piece]:
-        """Where a range of the content lies, in order and without gaps: what a data layout means, nowhere else.
 
-        The range is inside of the content; the places are not checked against the end of the filesystem.
-        """
-        if stat.S_IFMT(inode.mode) not in _TYPES_WITH_CONTENT:
-            return
-        inline_from = inode.size
-        if inode.layout == fmt.LAYOUT_FLAT_INLINE:
-            inline_from -= inode.size % self._block
-        end = offset + length
-        if offset < min(end, inline_from):
-            yield _Piece(inode.union * self._block + offset, min(end, inline_from) - offset, inline=False)
-        if end > inline_from:
-            start = max(offset, inline_from)
-            yield _Piece(self._tail_place(inode) + start - inline_from, end - start, inline=True)
-
-    def _tail_place(self, inode: fmt.DiskInode) -> int:
-        place = self._place(inode.nid) + inode.header_bytes + inode.xattr_bytes
-        if place % self._block + inode.size % self._block > self._block:
-            raise FormatError(f"EROFS: inode {inode.nid} has an inline tail that crosses a block boundary")
-        return place
-
-    def _metadata_at(self, offset: int, length: int) -> bytes:
-        """Bytes of the metadata area, through the cache of whole blocks."""
-        if offset + length > self._end:
-            raise FormatError(f"EROFS: metadata at byte {offset} lies outside of the filesystem of {self._end} bytes")
-        first = offset // self._block
-        last = (offset + max(length, 1) - 1) // self._block
-        if first == last:
-            data = self._metadata_block(first)
-        else:
-            data = b"".join(map(self._metadata_block, range(first, last + 1)))
-        start = offset - first * self._block
-        return data[start : start + length]
-
-    def _metadata_block(self, number: int) -> bytes:
-        block = self._metadata.get(number)
-        if block is None:
-            block = self._device.read_at(number * self._block, self._block)
-            self._metadata.put(number, block, len(block))
-        return block
+def _superblock(device: BlockDevice) -> fmt.Superblock:
+    start = device.read_at(0, min(_START_BYTES, device.size_bytes))
+    span = min(fmt.superblock_span_bytes(start), device.size_bytes)
+    if span > len(start):  # larger blocks than usual
+        start = device.read_at(0, span)
+    return fmt.parse_superblock(start, device.size_bytes)

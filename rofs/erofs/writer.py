@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a source tree as an uncompressed EROFS filesystem, the same bytes for the same tree.
 
-    block 0    superblock at byte 1024, then inodes from byte 1152, each with xattrs and inline tail
+    block 0    superblock at byte 1024, then inodes from byte 1152, each with xattrs and inline tail or chunk table
     ...        whole blocks of directories
-    ...        whole blocks of file contents, equal ones once
+    ...        whole blocks of file contents, equal ones once, without the holes of chunk-based ones
 
-Sizes alone decide where an inode lies, so all places are known before the first content is read, and
-every content is read once, in pieces, straight to its place. Memory is proportional to the number of
-entries. Does not compress, does not write holes, and does not know where its output goes.
+Where an inode lies depends on sizes, and on whether it needs a chunk table: contents long enough for that
+are looked through first. Then all places are known, and every content is read in pieces, straight to its
+place. Memory is proportional to the number of entries, and a byte for each chunk of one file. Does not
+compress, and does not know where its output goes nor why a hole pays (`holes`).
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rofs.erofs import directory_format, xattr_format
 from rofs.erofs import format as fmt
+from rofs.erofs.contents import Contents, WriteAt
 from rofs.erofs.format import DiskInode, Superblock
+from rofs.erofs.holes import MIN_SAVED_BYTES, HoleScan, data_runs, whole_blocks
+from rofs.erofs.slots import Slots
 from rofs.errors import InputError, printable
 from rofs.tree import Inode, Source
 
 BLOCK_BITS = 12
 BLOCK_BYTES = 1 << BLOCK_BITS
 _INODE_BYTES = fmt.EXTENDED_INODE_BYTES  # the compact form has no time of its own
-_OPEN_GAPS = 16  # ends of metadata blocks that wait for an inode small enough; more would not fill better
-_MAX_BLOCKS = (1 << 32) - 1  # block addresses have 32 bits
-
-WriteAt = Callable[[int, "bytes | memoryview"], None]
+_TABLE_ENTRIES_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,30 @@ class _Placed:
     nid: int = 0
     inline: bool = False
     block: int = 0  # address of its whole blocks
+    chunk_blkbits: int | None = None  # log2 of the blocks of a chunk; None when it is not chunk-based
 
     @property
     def tail_bytes(self) -> int:
-        return self.size % BLOCK_BYTES
+        """What may stand behind the inode."""
+        return self.size % BLOCK_BYTES if self.chunk_blkbits is None else 0
 
     @property
     def own_blocks(self) -> int:
-        """Blocks that hold content outside of the inode."""
+        """Blocks that hold content outside of the inode, unless it is chunk-based."""
         return self.size // BLOCK_BYTES + (1 if self.tail_bytes and not self.inline else 0)
+
+    @property
+    def chunk_bytes(self) -> int:
+        return BLOCK_BYTES << self.chunk_blkbits if self.chunk_blkbits is not None else 0
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.size // self.chunk_bytes) if self.chunk_blkbits is not None else 0
+
+    @property
+    def header_bytes(self) -> int:
+        """Length of the inode with xattrs and chunk table."""
+        return _INODE_BYTES + len(self.xattrs) + self.chunks * fmt.BLOCK_MAP_ENTRY.size
 
 
 def write_filesystem(
@@ -78,13 +95,13 @@ def write_filesystem(
     """Write the filesystem of a source tree.
 
     Args:
-        source: The tree; its contents are read in canonical order.
+        source: The tree; its contents are read in canonical order, those longer than 64 KiB twice.
         write_at: Takes an offset in bytes from the start of the filesystem and bytes to put there.
             What is never written must read as zeros. A content found to be equal to an earlier one
             leaves bytes that a later call overwrites or that lie beyond the end.
         build_time: Seconds since the epoch, for the superblock.
         root_xattrs: In place of the root directory's own.
-        progress: Called with the number of content bytes just read.
+        progress: Called with the number of content bytes just written.
 
     Returns:
         The length; the caller cuts its output there.
@@ -101,58 +118,65 @@ class _Writer:
         self._write_at = write_at
         self._progress = progress
         self._placed: dict[int, _Placed] = {}  # by id() of the source inode, in canonical order
-        self._contents: dict[bytes, int] = {}  # digest of whole blocks to their address
         self._digest = hashlib.sha256()  # of everything, for the UUID
-        self._next_block = 0
         self._first_block = bytearray(BLOCK_BYTES)  # the superblock's checksum covers it
 
     def run(self, build_time: int, root_xattrs: tuple[tuple[bytes, bytes], ...] | None) -> WrittenFilesystem:
         for inode in self._source.tree.walk():
             xattrs = root_xattrs if inode is self._source.tree.root and root_xattrs is not None else inode.xattrs
             self._placed[id(inode)] = _placed(inode, xattrs)
-        slots = _Slots(fmt.FIRST_FREE_BYTE)
+        slots = Slots(fmt.FIRST_FREE_BYTE, BLOCK_BYTES)
         for placed in self._placed.values():
-            placed.nid, placed.inline = slots.allocate(_INODE_BYTES + len(placed.xattrs), placed.tail_bytes)
-        self._next_block = -(-slots.end // BLOCK_BYTES)
+            self._find_holes(placed)
+            placed.nid, placed.inline = slots.allocate(placed.header_bytes, placed.tail_bytes)
+        contents = Contents(self._write_at, self._progress, -(-slots.end // BLOCK_BYTES), BLOCK_BYTES)
         for placed in self._placed.values():
             if placed.inode.is_directory:
-                placed.block = self._take_blocks(placed.own_blocks)
+                placed.block = contents.take_blocks(placed.own_blocks)
         for number, placed in enumerate(self._placed.values()):
-            self._write_inode(placed, number)
-        self._write_superblock(build_time)
-        return WrittenFilesystem(self._next_block, len(self._placed))
+            self._write_inode(placed, number, contents)
+        self._write_superblock(build_time, contents.next_block)
+        return WrittenFilesystem(contents.next_block, len(self._placed))
 
-    def _take_blocks(self, count: int) -> int:
-        address = self._next_block
-        self._next_block += count
-        if self._next_block > _MAX_BLOCKS:
-            raise InputError(
-                f"the tree needs more than {_MAX_BLOCKS} blocks of {BLOCK_BYTES} bytes, the limit of EROFS"
-            )
-        return address
+    def _find_holes(self, placed: _Placed) -> None:
+        if placed.inode.is_regular and placed.size > MIN_SAVED_BYTES:
+            scan = HoleScan(placed.size, BLOCK_BYTES)
+            for offset, data in data_runs(whole_blocks(self._source.chunks(placed.inode), BLOCK_BYTES), BLOCK_BYTES):
+                scan.add(offset, len(data))
+            placed.chunk_blkbits = scan.chunk_blkbits()
 
-    def _write_inode(self, placed: _Placed, number: int) -> None:
+    def _write_inode(self, placed: _Placed, number: int, contents: Contents) -> None:
+        stored = tail = b""
         if placed.inode.is_directory:
             tail = self._write_directory(placed)
+        elif placed.chunk_blkbits is not None:
+            stored = self._write_chunks(placed, contents)
         elif placed.inode.is_regular:
-            tail = self._write_content(placed)
+            tail = self._write_content(placed, contents)
         else:
-            tail = self._write_blocks_of(placed, placed.inode.target)
-        record = self._disk_inode(placed).pack_extended(number) + placed.xattrs + tail
-        self._digest.update(record)
-        self._write_at(placed.nid * fmt.SLOT_BYTES, record)
-        self._remember_first_block(placed.nid * fmt.SLOT_BYTES, record)
+            tail = self._write_target(placed, contents)
+        place = placed.nid * fmt.SLOT_BYTES
+        for piece in (
+            self._disk_inode(placed).pack_extended(number) + placed.xattrs + tail,
+            *_chunk_table(placed, stored),
+        ):
+            self._digest.update(piece)
+            self._write_at(place, piece)
+            self._remember_first_block(place, piece)
+            place += len(piece)
 
     def _disk_inode(self, placed: _Placed) -> DiskInode:
         inode = placed.inode
-        union = placed.block
+        union, layout = placed.block, fmt.LAYOUT_FLAT_INLINE if placed.inline else fmt.LAYOUT_FLAT_PLAIN
         if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
             union = fmt.pack_device(*_device(inode))
+        elif placed.chunk_blkbits is not None:
+            union, layout = placed.chunk_blkbits, fmt.LAYOUT_CHUNK_BASED
         return DiskInode(
             nid=placed.nid,
             header_bytes=_INODE_BYTES,
             xattr_bytes=len(placed.xattrs),
-            layout=fmt.LAYOUT_FLAT_INLINE if placed.inline else fmt.LAYOUT_FLAT_PLAIN,
+            layout=layout,
             mode=inode.mode,
             nlink=inode.nlink,
             size=placed.size,
@@ -180,12 +204,12 @@ class _Writer:
             blocks.append(b"".join(dirents + names))
         return [block.ljust(BLOCK_BYTES, b"\0") for block in blocks[:-1]] + blocks[-1:]
 
-    def _write_blocks_of(self, placed: _Placed, data: bytes) -> bytes:
+    def _write_target(self, placed: _Placed, contents: Contents) -> bytes:
         if placed.own_blocks:
-            placed.block = self._take_blocks(placed.own_blocks)
+            placed.block = contents.take_blocks(placed.own_blocks)
             # A content that turned out to be a copy may have been here before.
             self._write_at(placed.block * BLOCK_BYTES, bytes(placed.own_blocks * BLOCK_BYTES))
-        return self._write_blocks_at(placed, data)
+        return self._write_blocks_at(placed, placed.inode.target)
 
     def _write_blocks_at(self, placed: _Placed, data: bytes) -> bytes:
         """Write the whole blocks of small content and give back the inline tail."""
@@ -195,46 +219,36 @@ class _Writer:
             self._write_at(placed.block * BLOCK_BYTES, data[:inline_from])
         return data[inline_from:]
 
-    def _write_content(self, placed: _Placed) -> bytes:
-        """Stream a file's whole blocks to the next free place, unless equal ones are there already."""
+    def _write_content(self, placed: _Placed, contents: Contents) -> bytes:
         whole = placed.size - placed.tail_bytes if placed.inline else placed.size
-        digest = hashlib.sha256(b"%d:" % whole)
-        offset = self._next_block * BLOCK_BYTES
-        done, tail = 0, b""
-        for chunk in self._source.chunks(placed.inode):
-            part = memoryview(chunk)[: max(0, whole - done)]
-            if part:
-                digest.update(part)
-                self._write_at(offset + done, part)
-            tail += chunk[len(part) :]
-            done += len(part)
-            self._progress(len(chunk))
+        written, tail = contents.write_flat(self._source.chunks(placed.inode), whole)
         if placed.own_blocks:
-            placed.block = self._place_content(placed, digest.digest(), done)
+            placed.block = written.address
+            self._digest.update(written.key)
         return tail
 
-    def _place_content(self, placed: _Placed, key: bytes, written_bytes: int) -> int:
-        self._digest.update(key)
-        if key not in self._contents:
-            padding = -written_bytes % BLOCK_BYTES
-            if padding:  # a longer content that turned out to be a copy may have been here before
-                self._write_at(self._next_block * BLOCK_BYTES + written_bytes, bytes(padding))
-            self._contents[key] = self._take_blocks(placed.own_blocks)
-        return self._contents[key]
+    def _write_chunks(self, placed: _Placed, contents: Contents) -> bytes:
+        chunks = self._source.chunks(placed.inode)
+        written, stored = contents.write_chunks(chunks, placed.size, placed.chunk_bytes)
+        placed.block = written.address
+        self._digest.update(written.key)
+        return stored
 
-    def _write_superblock(self, build_time: int) -> None:
+    def _write_superblock(self, build_time: int, blocks: int) -> None:
         digest = bytearray(self._digest.digest()[:16])
         digest[6] = digest[6] & 0x0F | 0x40  # RFC 9562 version and variant bits of an opaque UUID
         digest[8] = digest[8] & 0x3F | 0x80
+        chunked = any(placed.chunk_blkbits is not None for placed in self._placed.values())
         superblock = Superblock(
             block_bits=BLOCK_BITS,
             root_nid=self._placed[id(self._source.tree.root)].nid,
             inos=len(self._placed),
             build_time=build_time,
             build_time_nsec=0,
-            blocks=self._next_block,
+            blocks=blocks,
             meta_blkaddr=0,
             uuid=bytes(digest),
+            feature_incompat=fmt.FEATURE_INCOMPAT_CHUNKED_FILE if chunked else 0,
         )
         self._remember_first_block(fmt.SUPER_OFFSET, superblock.pack())
         checksum = fmt.superblock_checksum(bytes(self._first_block))
@@ -246,62 +260,15 @@ class _Writer:
             self._first_block[offset : offset + len(part)] = part
 
 
-class _Slots:
-    """Places for inodes: each one the first place it fits, so that a tail never crosses a block.
-
-    A few unused ends of blocks are kept for later inodes. The order of the calls decides everything.
-    """
-
-    def __init__(self, start: int) -> None:
-        self.end = start
-        self._gaps: list[tuple[int, int]] = []
-
-    def allocate(self, header_bytes: int, tail_bytes: int) -> tuple[int, bool]:
-        """Place an inode of `header_bytes` (with xattrs) and an inline tail.
-
-        Returns:
-            The nid, and whether the tail is inline: one that cannot share a block with even the end
-            of its header gets a block of its own.
-        """
-        place = self._in_gap(header_bytes + tail_bytes)
-        if place is None:
-            place = _aligned(self.end)
-            start = _tail_start(place, header_bytes, tail_bytes)
-            if start is None:
-                tail_bytes = 0
-            else:
-                self._keep_gap(place, start)
-                place = start
-            self.end = place + header_bytes + tail_bytes
-        return place // fmt.SLOT_BYTES, bool(tail_bytes)
-
-    def _in_gap(self, length: int) -> int | None:
-        for index, (start, end) in enumerate(self._gaps):
-            if start + length <= end:
-                self._gaps[index] = (_aligned(start + length), end)
-                return start
-        return None
-
-    def _keep_gap(self, start: int, end: int) -> None:
-        # Inside one block, so that any tail fits by its length alone.
-        end = min(end, start - start % BLOCK_BYTES + BLOCK_BYTES)
-        if end - start >= _INODE_BYTES:
-            self._gaps.append((start, end))
-            if len(self._gaps) > _OPEN_GAPS:
-                self._gaps.remove(min(self._gaps, key=lambda gap: gap[1] - gap[0]))
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // fmt.SLOT_BYTES) * fmt.SLOT_BYTES
-
-
-def _tail_start(place: int, header_bytes: int, tail_bytes: int) -> int | None:
-    """First place from `place` on where the inline tail stays inside one block; None when there is none."""
-    if (place + header_bytes) % BLOCK_BYTES + tail_bytes <= BLOCK_BYTES:
-        return place
-    boundary = -(-(place + header_bytes) // BLOCK_BYTES) * BLOCK_BYTES
-    moved = _aligned(boundary - header_bytes)
-    return moved if (moved + header_bytes) % BLOCK_BYTES + tail_bytes <= BLOCK_BYTES else None
+def _chunk_table(placed: _Placed, stored: bytes) -> Iterator[bytes]:
+    """The block addresses of the chunks, which follow each other from the first on; in pieces."""
+    address, chunk_blocks = placed.block, placed.chunk_bytes // BLOCK_BYTES
+    for start in range(0, len(stored), _TABLE_ENTRIES_AT_ONCE):
+        addresses = []
+        for is_stored in stored[start : start + _TABLE_ENTRIES_AT_ONCE]:
+            addresses.append(address if is_stored else fmt.NULL_ADDRESS)
+            address += chunk_blocks if is_stored else 0
+        yield struct.pack(f"<{len(addresses)}{fmt.BLOCK_MAP_ENTRY.format[-1]}", *addresses)
 
 
 def _placed(inode: Inode, xattrs: tuple[tuple[bytes, bytes], ...]) -> _Placed:

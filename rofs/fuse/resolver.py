@@ -45,11 +45,10 @@ class Resolver:
     def _offset(self, nid: int, start: int, length: int) -> int | None:
         """Where in the inode's content the bad range begins; None when it holds none of it."""
         try:
-            extents = self._image.filesystem.extents(nid)
+            for extent in self._image.filesystem.extents(nid):
+                end = extent.offset_bytes + extent.length_bytes
+                if extent.file_offset_bytes is not None and extent.offset_bytes < start + length and start < end:
+                    return extent.file_offset_bytes + max(0, start - extent.offset_bytes)
         except (ImageError, ReadError):
-            return None
-        for extent in extents:
-            end = extent.offset_bytes + extent.length_bytes
-            if extent.file_offset_bytes is not None and extent.offset_bytes < start + length and start < end:
-                return extent.file_offset_bytes + max(0, start - extent.offset_bytes)
+            pass
         return None

@@ -7,6 +7,7 @@ Does not know what the inodes are called (`paths`) nor why somebody asks.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from array import array
 from bisect import bisect_right
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from rofs.errors import ImageError
 from rofs.vfs import Extent, ReadOnlyFilesystem
 
-MAX_EXTENTS = 8_000_000  # 24 bytes each: 192 MB; a file has one or two
+MAX_EXTENTS = 8_000_000  # 24 bytes each: 192 MB; a file has one or two, or as many as it has holes
 _RUN_KEYS = 1 << 17  # sorted as Python integers: 5 MB at a time
 _SEQUENCE_BITS = 24  # MAX_EXTENTS in order of arrival
 _UNIT_BITS = 5  # places count 32 bytes, an EROFS slot, so that a key of 64 bits reaches 32 TiB
@@ -37,7 +38,9 @@ class RangeIndex:
         keys, ends, owners = array("Q"), array("Q"), array("Q")
         for nid in nids:
             for start, end in _coalesced(_extents(filesystem, nid)):
-                if start >> _UNIT_BITS + 64 - _SEQUENCE_BITS or end >> 64 or len(keys) >= MAX_EXTENTS:
+                if len(keys) >= MAX_EXTENTS:
+                    break
+                if start >> _UNIT_BITS + 64 - _SEQUENCE_BITS or end >> 64:
                     continue
                 keys.append(start >> _UNIT_BITS << _SEQUENCE_BITS | len(keys))
                 ends.append(end)
@@ -74,22 +77,37 @@ def sort_keys(keys: array[int]) -> array[int]:
     return runs[0] if len(runs) == 1 else array("Q", heapq.merge(*runs))
 
 
-def _extents(filesystem: ReadOnlyFilesystem, nid: int) -> list[Extent]:
+def _extents(filesystem: ReadOnlyFilesystem, nid: int) -> Iterator[Extent]:
+    """What can be known of an inode's extents, up to the first that cannot be read."""
+    readable = False
     try:
-        return filesystem.extents(nid)
+        for extent in filesystem.extents(nid):
+            yield extent
+            readable = True
     except ImageError:  # its own block is the bad one: where it starts is known without reading it
-        try:
-            return [filesystem.inode_extent(nid)]
-        except ImageError:
-            return []
+        if not readable:
+            with contextlib.suppress(ImageError):
+                yield filesystem.inode_extent(nid)
 
 
-def _coalesced(extents: list[Extent]) -> list[tuple[int, int]]:
-    """Start and end of each, those that touch as one: an inode and its inline tail."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted((e.offset_bytes, e.offset_bytes + e.length_bytes) for e in extents if e.length_bytes):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+def _coalesced(extents: Iterable[Extent]) -> Iterator[tuple[int, int]]:
+    """Start and end of each, those that touch as one, also an inode and the inline tail after its whole blocks."""
+    inode: tuple[int, int] | None = None
+    last: tuple[int, int] | None = None
+    for extent in extents:
+        start, end = extent.offset_bytes, extent.offset_bytes + extent.length_bytes
+        if start == end:
+            continue
+        if inode is None:
+            inode = start, end
+        elif inode[0] <= start <= inode[1]:
+            inode = inode[0], max(inode[1], end)
+        elif last is not None and last[0] <= start <= last[1]:
+            last = last[0], max(last[1], end)
         else:
-            merged.append((start, end))
-    return merged
+            if last is not None:
+                yield last
+            last = start, end
+    for range_ in (last, inode):
+        if range_ is not None:
+            yield range_

@@ -34,8 +34,12 @@ _SUPER = {
     "build_time_nsec": (32, "I"),
     "blocks": (36, "I"),
     "meta_blkaddr": (40, "I"),
+    "xattr_blkaddr": (44, "I"),
     "feature_incompat": (80, "I"),
     "dirblkbits": (90, "B"),
+    "xattr_prefix_count": (91, "B"),
+    "xattr_prefix_start": (92, "I"),
+    "packed_nid": (96, "Q"),
 }
 _INODE = {
     "i_format": (0, "H"),

@@ -17,12 +17,16 @@ from rofs.erofs import format as fmt
 from rofs.erofs import reader as module
 from rofs.erofs.reader import ErofsReader
 from rofs.errors import FormatError, ImageError
+from rofs.lru import ByteLru
 from rofs.tree import Inode
 from tests.trees import content, directory, file, node, symlink
+from tests.verity.doubles import MemoryDevice
 
 from .builder import LyingFilesystem, compare_with_tree
 
 Lie = Callable[[LyingFilesystem], object]
+BLOCK = 4096
+CHUNKED = 1 | fmt.LAYOUT_CHUNK_BASED << 1
 
 
 def tree() -> Inode:
@@ -81,13 +85,36 @@ def test_a_sound_image_reads_back() -> None:
         pytest.param(b"dir", lambda i: i.set_inode(b"dir", i_size=1 << 62), "size of", id="directory of 4 EiB"),
         pytest.param(b"plain", lambda i: i.set_inode(b"plain", i_size=1 << 63), "size", id="size of 2^63"),
         pytest.param(b"plain", lambda i: i.set_inode(b"plain", i_size=(1 << 63) - 1), "outside", id="size of 2^63-1"),
-        pytest.param(b"plain", lambda i: i.set_inode(b"plain", i_u=0xFFFFFFFF), "outside", id="content outside"),
+        pytest.param(b"plain", lambda i: i.set_inode(b"plain", i_u=0xFFFFFFFE), "outside", id="content outside"),
         pytest.param(b"inline", lambda i: i.set_inode(b"inline", i_size=4095), "crosses", id="inline tail crossing"),
         pytest.param(b"inline", lambda i: i.set_inode(b"inline", i_format=1 | 1 << 1), "compressed", id="compressed"),
         pytest.param(
             b"inline", lambda i: i.set_inode(b"inline", i_format=1 | 3 << 1), "compressed", id="compact index"
         ),
-        pytest.param(b"inline", lambda i: i.set_inode(b"inline", i_format=1 | 4 << 1), "chunk-based", id="chunk-based"),
+        pytest.param(
+            b"inline", lambda i: i.set_inode(b"inline", i_format=CHUNKED, i_u=0x40), "48-bit", id="48-bit chunks"
+        ),
+        pytest.param(
+            b"inline", lambda i: i.set_inode(b"inline", i_format=CHUNKED, i_u=0x80), "chunk format", id="chunk format"
+        ),
+        pytest.param(
+            b"plain",
+            lambda i: i.set_inode(b"plain", i_format=CHUNKED, i_u=0, i_size=1 << 62),
+            "chunk table of",
+            id="chunk table of 2^52 bytes",
+        ),
+        pytest.param(
+            b"plain",
+            lambda i: i.set_inode(b"plain", i_format=CHUNKED, i_u=0x20, i_size=1 << 62),
+            "chunk table of",
+            id="chunk indexes of 2^53 bytes",
+        ),
+        pytest.param(
+            b"inline",
+            lambda i: i.set_inode(b"inline", i_format=CHUNKED, i_u=0).set_bytes(b"inline", 0, b"\xfe\xff\xff\xff"),
+            "outside",
+            id="chunk outside",
+        ),
         pytest.param(b"inline", lambda i: i.set_inode(b"inline", i_format=1 | 7 << 1), "i_format", id="layout 7"),
         pytest.param(b"inline", lambda i: i.set_inode(b"inline", i_format=1 | 1 << 5), "i_format", id="format bit 5"),
         pytest.param(b"inline", lambda i: i.set_inode(b"inline", i_mode=0o644), "file type", id="no file type"),
@@ -99,7 +126,14 @@ def test_a_sound_image_reads_back() -> None:
         ),
         pytest.param(b"file", lambda i: i.set_bytes(b"file", 12, b"\xff"), "does not fit", id="xattr name too long"),
         pytest.param(b"file", lambda i: i.set_bytes(b"file", 13, b"\x05"), "prefix 5", id="xattr prefix unknown"),
-        pytest.param(b"file", lambda i: i.set_bytes(b"file", 4, b"\x01"), "shared", id="shared xattrs"),
+        pytest.param(b"file", lambda i: i.set_bytes(b"file", 13, b"\x80"), "prefix 128", id="long prefix missing"),
+        pytest.param(b"file", lambda i: i.set_bytes(b"file", 4, b"\xff"), "255 shared", id="too many shared xattrs"),
+        pytest.param(
+            b"file",
+            lambda i: i.set_bytes(b"file", 4, b"\x01" + bytes(7) + b"\xff" * 4 + bytes(20)),
+            "outside",
+            id="shared xattr outside",
+        ),
         pytest.param(b"file", lambda i: i.set_inode(b"file", i_xattr_icount=65535), "outside", id="xattr area outside"),
         pytest.param(b"symlink", lambda i: i.set_inode(b"symlink", i_size=0), "0 bytes", id="symlink without target"),
         pytest.param(b"symlink", lambda i: i.set_inode(b"symlink", i_size=4096), "4096", id="symlink too long"),
@@ -143,6 +177,48 @@ def test_an_entry_that_leads_nowhere(nid: int) -> None:
     use_everything(reader, entries[2].nid)
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"bb", b"dd"), (b"bb", b"aa"), (b"aa", b"cb"), (b"cc", b"!!")])
+def test_names_out_of_order_are_no_names(old: bytes, new: bytes) -> None:
+    """A search would miss them, so whether a name is there would depend on how one asks."""
+    image = LyingFilesystem(tree())
+    nid = image.nid(b"dir")
+    reader = image.rename_entry(b"dir", old, new).reader()
+    for ask in (lambda: list(reader.readdir(nid)), lambda: reader.lookup(nid, b"cc"), lambda: reader.lookup(nid, b"x")):
+        with pytest.raises(FormatError, match="out of order"):
+            ask()
+
+
+def test_blocks_out_of_order_are_found_out_before_a_name_is_missed() -> None:
+    names = [b"%03d" % n * 20 for n in range(300)]
+    image = LyingFilesystem(directory({b"dir": directory({name: file() for name in names})}))
+    nid = image.nid(b"dir")
+    start = list(image.reader().extents(nid))[1].offset_bytes
+    blocks = [bytes(image.data[at : at + BLOCK]) for at in range(start, start + 4 * BLOCK, BLOCK)]
+    image.data[start : start + 4 * BLOCK] = blocks[0] + blocks[2] + blocks[1] + blocks[3]
+    reader = image.reader()
+    with pytest.raises(FormatError, match="the names of block 2 are out of order"):
+        list(reader.readdir(nid))
+    missed = 0
+    for name in (*names, b"not there"):
+        try:
+            assert reader.lookup(nid, name) is not None
+        except FormatError:
+            missed += 1
+    assert missed > 50
+
+
+def test_a_directory_is_checked_once() -> None:
+    image = LyingFilesystem(directory({b"%03d" % n * 20: file() for n in range(300)}))
+    device = MemoryDevice(bytes(image.data))
+    reader = ErofsReader(device)
+    assert reader.lookup(reader.root_nid, b"not there") is None
+    reader._directories = ByteLru(0)
+    reader._metadata.cache = ByteLru(0)
+    device.reads.clear()
+    assert reader.lookup(reader.root_nid, b"not there") is None
+    assert len(device.reads) <= 5  # of 6 blocks
+
+
 def test_a_directory_that_contains_itself() -> None:
     image = LyingFilesystem(tree())
     nid = image.nid(b"dir")
@@ -157,18 +233,18 @@ def test_a_directory_that_contains_itself() -> None:
     [
         ({"magic": 0}, "magic"),
         ({"blkszbits": 0}, "block size"),
-        ({"blkszbits": 9}, "block size"),
+        ({"blkszbits": 8}, "block size"),
+        ({"blkszbits": 17}, "block size"),
         ({"blkszbits": 255}, "block size"),
         ({"blocks": 1 << 31}, "do not fit"),
         ({"blocks": 0xFFFFFFFF}, "do not fit"),
         ({"meta_blkaddr": 0xFFFFFFFF}, "do not fit"),
         ({"sb_extslots": 1}, "superblock extension"),
         ({"feature_incompat": 0x2}, "compression configurations or big physical clusters"),
-        ({"feature_incompat": 0x4}, "chunk-based files"),
-        ({"feature_incompat": 0x8}, "a device table or a second compression head"),
+        ({"feature_incompat": 0x8}, r"a device table \(contents on other devices\) or a second compression head"),
         ({"feature_incompat": 0x1 | 0x10}, "ztailpacking"),
         ({"feature_incompat": 0x1 | 0x20}, "fragments or dedup"),
-        ({"feature_incompat": 0x4 | 0x40}, "chunk-based files, long xattr name prefixes"),
+        ({"feature_incompat": 0x2 | 0x10}, "big physical clusters, inlined compressed tails"),
         ({"feature_incompat": 0x80}, "48-bit"),
         ({"feature_incompat": 0x100}, "metabox"),
         ({"feature_incompat": 0x200}, "bit 9"),
@@ -209,6 +285,102 @@ def test_a_root_that_is_none(root_nid: int) -> None:
 def test_a_truncated_device(length: int) -> None:
     with pytest.raises(FormatError):
         LyingFilesystem(tree()).truncate(length).reader()
+
+
+# Xattrs that others write
+
+
+def entry(index: int, suffix: bytes, value: bytes) -> bytes:
+    packed = bytes([len(suffix), index]) + len(value).to_bytes(2, "little") + suffix + value
+    return packed + bytes(-len(packed) % 4)
+
+
+def with_shared(shared: bytes, number: int = 0) -> LyingFilesystem:
+    """`file`, whose own xattrs give way to one shared entry, which stands in a block of its own at `plain`."""
+    image = LyingFilesystem(tree())
+    start, _ = image.content_place(b"plain")
+    image.data[start : start + len(shared)] = shared
+    image.set_bytes(b"file", 4, b"\1" + bytes(7) + number.to_bytes(4, "little"))
+    # What is left of the area: one entry that hides nothing, then fillers.
+    image.set_bytes(b"file", 16, entry(1, b"own", b"1").ljust(20, b"\0"))
+    return image.set_super(xattr_blkaddr=start // BLOCK)
+
+
+def xattrs_of(reader: ErofsReader, nid: int) -> dict[bytes, bytes | None]:
+    return {name: reader.getxattr(nid, name) for name in reader.listxattr(nid)}
+
+
+@pytest.mark.parametrize("number", [0, 5, 1020])
+def test_shared_xattrs(number: int) -> None:
+    image = with_shared(bytes(number * 4) + entry(6, b"selinux", b"label\0"), number)
+    reader = image.reader()
+    assert xattrs_of(reader, image.nid(b"file")) == {b"user.own": b"1", b"security.selinux": b"label\0"}
+    place = image.content_place(b"plain")[0] + number * 4
+    assert [e.offset_bytes for e in reader.extents(image.nid(b"file"))][1] == place
+
+
+def test_of_two_xattrs_of_a_name_the_inode_has_its_own() -> None:
+    image = with_shared(entry(1, b"own", b"shared"))
+    assert xattrs_of(image.reader(), image.nid(b"file")) == {b"user.own": b"1"}
+
+
+def with_prefixes(records: bytes, count: int, *, packed: bool) -> LyingFilesystem:
+    """`user.one` of `file` gets the first long prefix; the prefixes stand 4 bytes into the content of `plain`."""
+    image = LyingFilesystem(tree())
+    start, _ = image.content_place(b"plain")
+    image.data[start + 4 : start + 4 + len(records)] = records
+    image.set_bytes(b"file", 13, b"\x80")
+    fields = {"xattr_prefix_count": count, "xattr_prefix_start": 1, "packed_nid": image.nid(b"plain")}
+    if packed:
+        return image.set_super(**fields, feature_incompat=0x60)
+    return image.set_super(**{**fields, "xattr_prefix_start": start // 4 + 1}, feature_incompat=0x40)
+
+
+PREFIXES = b"\x0c\0\x04overlay.foo" + bytes(2) + b"\x04\0\x01abc"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_long_name_prefixes(packed: bool) -> None:
+    image = with_prefixes(PREFIXES, 2, packed=packed)
+    found = xattrs_of(image.reader(), image.nid(b"file"))
+    assert found == {b"trusted.overlay.fooone": b"value", b"user.two": b"other"}
+
+
+@pytest.mark.parametrize(
+    ("records", "count", "reason"),
+    [
+        pytest.param(b"\0\0", 1, "malformed", id="empty"),
+        pytest.param(b"\x02\0\x05x", 1, "malformed", id="base index unknown"),
+        pytest.param(b"\x02\x01\x01", 1, "malformed", id="longer than a name"),
+        pytest.param(b"\xff\xff\x01", 1, "lies outside|, which has 4096 bytes", id="beyond the end"),
+        pytest.param(PREFIXES, 0, "prefix 128", id="none at all"),
+        pytest.param(PREFIXES + bytes(8), 255, "malformed", id="more than there are"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_long_name_prefixes_that_are_none(packed: bool, records: bytes, count: int, reason: str) -> None:
+    image = with_prefixes(records, count, packed=packed)
+    reader = image.reader()
+    with pytest.raises(FormatError, match=reason):
+        reader.listxattr(image.nid(b"file"))
+    assert xattrs_of(reader, image.nid(b"zz-fine")) == {b"user.fine": b"yes"}
+    assert reader.read(image.nid(b"file"), 0, 5000) == content(5000)
+
+
+def test_a_packed_inode_that_is_none_harms_only_who_needs_it() -> None:
+    image = with_prefixes(PREFIXES, 2, packed=True).set_super(packed_nid=1 << 60)
+    reader = image.reader()
+    with pytest.raises(FormatError, match="outside"):
+        reader.listxattr(image.nid(b"file"))
+    assert xattrs_of(reader, image.nid(b"zz-fine")) == {b"user.fine": b"yes"}
+
+
+def test_a_damaged_shared_xattr_leaves_the_rest_of_the_inode() -> None:
+    image = with_shared(entry(6, b"selinux", b"label")[:-4] + b"\xff" * 8, 1)
+    reader, nid = image.reader(), image.nid(b"file")
+    with pytest.raises(FormatError):
+        reader.listxattr(nid)
+    assert reader.read(nid, 0, 5000) == content(5000)
 
 
 def test_calls_that_do_not_fit_the_inode() -> None:
@@ -258,14 +430,16 @@ def test_extents_cover_every_byte_of_the_content() -> None:
         nid = image.nid(path)
         size = reader.stat(nid).size
         covered = sorted(
-            (e.file_offset_bytes, e.length_bytes) for e in reader.extents(nid)[1:] if e.file_offset_bytes is not None
+            (e.file_offset_bytes, e.length_bytes)
+            for e in list(reader.extents(nid))[1:]
+            if e.file_offset_bytes is not None
         )
         at = 0
         for offset, length in covered:
             assert offset == at
             at += length
         assert at == size
-    assert len(reader.extents(image.nid(b"char"))) == 1
+    assert len(list(reader.extents(image.nid(b"char")))) == 1
     assert reader.inode_extent(image.nid(b"file")).length_bytes == 64
 
 
@@ -298,7 +472,7 @@ def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     image = LyingFilesystem(directory({b"%03d" % n * 50: file(b"%d" % n) for n in range(300)}))
     reader = image.reader()
     compare_with_tree(reader, image.source)
-    used = (reader._metadata.used_bytes, reader._inodes.used_bytes, reader._directories.used_bytes)
+    used = (reader._metadata.cache.used_bytes, reader._inodes.used_bytes, reader._directories.used_bytes)
     assert all(0 < used_bytes <= limit for used_bytes, limit in zip(used, (8192, 2000, 20_000), strict=True))
 
 

@@ -26,7 +26,7 @@ def content_block(image: SmallImage, path: bytes) -> int:
             found = opened.filesystem.lookup(nid, name)
             assert found is not None
             nid = found
-        return opened.filesystem.extents(nid)[1].offset_bytes // BLOCK
+        return list(opened.filesystem.extents(nid))[1].offset_bytes // BLOCK
 
 
 def test_a_sound_image(image: SmallImage) -> None:

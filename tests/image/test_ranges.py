@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,22 @@ def test_an_unreadable_inode_counts_with_its_place() -> None:
     index = RangeIndex(reader, [nid, 1 << 38])
     assert list(index.inodes(0, len(image.data))) == [nid]
     assert list(index.inodes(nid * 32, 32)) == [nid]
+
+
+def test_what_is_readable_of_an_inode_counts() -> None:
+    """Its chunk table ends in a bad block: all before it is known."""
+
+    class Broken(Filesystem):
+        def extents(self, nid: int) -> Iterator[Extent]:  # type: ignore[override]
+            yield from super().extents(nid)
+            raise FormatError("a bad block")
+
+    index = RangeIndex(Broken({1: [(0, 32), (4096, 4096)]}), [1])  # type: ignore[arg-type]
+    assert list(index.inodes(0, 8192)) == [1, 1]
+
+
+def test_an_inline_tail_behind_many_blocks_counts_with_its_inode() -> None:
+    assert len(index_of({7: [(96, 64), (8192, 4096), (160, 1000)]})._keys) == 2
 
 
 def test_beyond_its_limit_it_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
