@@ -13,12 +13,12 @@ import stat
 from collections.abc import Iterator
 
 from rofs.errors import InputError, RofsError, from_os_error, printable
+from rofs.source.xattrs import can_be_kept
 from rofs.tree import Inode, Tree
-from rofs.vfs import ACL_XATTRS, PATH_MAX_BYTES
+from rofs.vfs import PATH_MAX_BYTES
 
 _CHUNK_BYTES = 1 << 20
-# getxattr gives these for what the filesystem stores elsewhere; an image cannot hold them.
-_KEPT_XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
+_ZEROS = bytes(_CHUNK_BYTES)
 
 
 class DirectorySource:
@@ -58,15 +58,15 @@ class DirectorySource:
             raise _unreadable(error, shown) from error
         try:
             _check_unchanged(os.fstat(fd), inode, shown)
-            left = inode.size
-            while left:
+            at = 0
+            while at < inode.size:
                 try:
-                    chunk = os.read(fd, min(_CHUNK_BYTES, left))
+                    chunk = _piece(fd, at, inode.size)
                 except OSError as error:
                     raise _unreadable(error, shown) from error
                 if not chunk:
                     raise InputError(f"source file {shown} became shorter while it was read")
-                left -= len(chunk)
+                at += len(chunk)
                 yield chunk
         finally:
             os.close(fd)
@@ -166,12 +166,25 @@ def _xattrs(directory: _Directory, name: bytes) -> tuple[tuple[bytes, bytes], ..
             return ()
         raise
     for xattr, _ in pairs:
-        if not xattr.startswith(_KEPT_XATTR_PREFIXES) and xattr not in ACL_XATTRS:
+        if not can_be_kept(xattr):
             raise InputError(
                 f"{printable(os.path.join(directory.path, name))}: xattr {printable(xattr)} cannot be kept in an "
                 "image; remove it from the source or leave the file out"
             )
     return tuple(pairs)
+
+
+def _piece(fd: int, at: int, size: int) -> bytes:
+    """What stands in a file from `at` on; nothing when it has become shorter. A hole is not read."""
+    try:
+        data_at = os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        data_at = os.fstat(fd).st_size  # a hole up to the end, wherever that is now
+    if data_at > at:
+        return _ZEROS[: min(data_at, size) - at]
+    return os.pread(fd, min(_CHUNK_BYTES, size - at), at)
 
 
 def _check_unchanged(status: os.stat_result, inode: Inode, shown: str) -> None:

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import SigningKeys
+from tests.source import archives
 
 from .conftest import Done, Run
 
@@ -25,7 +29,8 @@ def build(run: Run, tree: Path, tmp_path: Path, signing_keys: SigningKeys) -> Bu
 
     def build(*more: str | bytes | Path, source: Any = tree, output: Any = tmp_path / "new.raw", **files: Any) -> Done:
         key, cert = files.get("key", signing_keys.key_path), files.get("cert", signing_keys.certificate_path)
-        return run("build", source, "-o", output, "--key", key, "--cert", cert, *more)
+        sources = source if isinstance(source, tuple) else (source,)
+        return run("build", *sources, "-o", output, "--key", key, "--cert", cert, *more)
 
     return build
 
@@ -89,7 +94,135 @@ def test_source_that_is_missing(build: Build, tmp_path: Path) -> None:
 
 
 def test_source_that_is_a_file(build: Build, tree: Path) -> None:
-    assert build(source=tree / "dir" / "file").failed(1) == f"source {tree}/dir/file is not a directory"
+    message = build(source=tree / "dir" / "file").failed(1)
+    assert (
+        message
+        == f"source {tree}/dir/file is neither a directory nor a tar archive; it begins with b'content\\ncontent\\n'"
+    )
+
+
+# Sources
+
+
+@pytest.fixture
+def archive(tree: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "tree.tar"
+    subprocess.run(["tar", "--format=pax", "-C", tree, "-cf", path, "."], check=True)
+    return path
+
+
+@contextlib.contextmanager
+def standard_input(fd: int) -> Iterator[None]:
+    before = os.dup(0)
+    os.dup2(fd, 0)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+def test_an_archive_and_its_directory_have_one_root_hash(build: Build, archive: Path, tmp_path: Path) -> None:
+    root_hash = build().succeeded()
+    assert build("--force", source=archive).succeeded() == root_hash
+    (tmp_path / "packed").write_bytes(gzip.compress(archive.read_bytes()))
+    assert build("--force", source=tmp_path / "packed").succeeded() == root_hash
+
+
+def test_an_archive_on_standard_input(build: Build, archive: Path) -> None:
+    root_hash = build().succeeded()
+    with subprocess.Popen(["cat", archive], stdout=subprocess.PIPE) as cat:
+        assert cat.stdout is not None
+        with standard_input(cat.stdout.fileno()):
+            assert build("--force", source="-").succeeded() == root_hash
+    with open(archive, "rb") as opened, standard_input(opened.fileno()):
+        assert build("--force", source="-").succeeded() == root_hash
+
+
+def test_standard_input_that_ends_too_early(build: Build, archive: Path, tmp_path: Path) -> None:
+    for length, reason in ((0, "source on standard input is empty"), (5000, "on standard input: .*not whole")):
+        with subprocess.Popen(["head", "-c", str(length), archive], stdout=subprocess.PIPE) as head:
+            assert head.stdout is not None
+            with standard_input(head.stdout.fileno()):
+                assert re.search(reason, build(source="-").failed(1))
+    assert not (tmp_path / "new.raw").exists()
+
+
+def test_standard_input_twice(build: Build) -> None:
+    assert "more than once" in build(source=("-", "-")).failed(2)
+    assert "cannot hold both" in build("--key-passphrase-file", "-", source="-").failed(2)
+
+
+def test_an_archive_that_lies_is_named(build: Build, tmp_path: Path) -> None:
+    path = tmp_path / "evil.tar"
+    path.write_bytes(archives.file(b"../../etc/passwd", b"x") + archives.END)
+    message = build(source=path).failed(1)
+    assert message.startswith(f"tar archive {path}: member ../../etc/passwd: ")
+
+
+def test_several_sources(build: Build, run: Run, archive: Path, tmp_path: Path) -> None:
+    over = tmp_path / "over"
+    (over / "dir").mkdir(parents=True)
+    (over / "dir" / "more").write_text("more")
+    (over / "link").write_text("no link")
+    count = build("--json", source=(archive, over)).json["inodes"]
+    assert count == 6  # root, dir, dir/file, dir/more, link, odd
+    merged = tmp_path / "merged"
+    subprocess.run(["cp", "-a", tmp_path / "tree", merged], check=True)
+    subprocess.run(["cp", "-a", "--remove-destination", f"{over}/.", merged], check=True)
+    expected = build(source=merged, output=tmp_path / "merged.raw").succeeded()
+    assert build("--force", source=(archive, over)).succeeded() == expected
+
+
+def test_exclude_and_include(build: Build, tree: Path, tmp_path: Path) -> None:
+    words = ["--exclude", "/dir/*", "--include", "file", "--exclude", b"odd\xff", "--exclude", "gone"]
+    (tree / "dir" / "gone").mkdir()
+    told = build("--json", *words).json
+    assert told["inodes"] == 4  # root, dir, dir/file, link
+    assert "matches nothing" in build("--exclude", "a//b").failed(2)
+
+
+def test_owner(build: Build, tree: Path, tmp_path: Path) -> None:
+    first = build("--owner", "7:8").succeeded()
+    if os.geteuid() == 0:
+        for path in (tree, *tree.rglob("*")):
+            os.chown(path, 7, 8, follow_symlinks=False)
+        assert build("--force").succeeded() == first
+        assert build("--force", "--owner", "1-7:=11:").succeeded() != first
+    assert "not understood: expected UID:GID" in build("--owner", "root:root").failed(2)
+
+
+def test_source_date_epoch_clamps(build: Build, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    first = build().succeeded()
+    os.utime(tree / "dir" / "file", (2_000_000_000, 2_000_000_000))
+    assert build("--force").succeeded() == first
+    os.utime(tree / "dir" / "file", (1_000_000_000, 1_000_000_000))
+    assert build("--force").succeeded() != first
+
+
+def test_output_that_is_the_source(build: Build, archive: Path) -> None:
+    assert "is the source" in build("--force", source=archive, output=archive).failed(1)
+    assert "lies inside the source" in build(source=(archive, archive.parent), output=archive.parent / "x.raw").failed(
+        1
+    )
+
+
+def test_warnings_of_what_a_system_lacks(build: Build, tree: Path) -> None:
+    (tree / "usr").mkdir()
+    tree.chmod(0o755)
+    done = build("--json", "--owner", "0:0")
+    assert done.code == 0
+    lines = done.err.splitlines()
+    assert [line.removeprefix("rofs: warning: ") for line in lines] == done.json["warnings"]
+    assert [line.split()[2:6] for line in lines] == [
+        ["there", "is", "no", "/etc/machine-id,"],
+        ["mount", "points", "are", "missing,"],
+    ]
+
+
+def test_no_warnings_of_other_trees(build: Build) -> None:
+    assert build("--json").json["warnings"] == []
 
 
 def test_key_of_somebody_else(build: Build, other_keys: SigningKeys, tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Extended attributes of a source: which of them an image can hold, and how archives write them. Pure.
+
+Source: star(5), GNU tar and libarchive's tar(5) for the keys. Values are not interpreted.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
+
+from rofs.source.posix_acl import pack_acl, says_no_more_than_the_mode
+from rofs.vfs import ACL_ACCESS_XATTR, ACL_DEFAULT_XATTR, ACL_XATTRS
+
+# getxattr gives these for what the filesystem stores elsewhere; an image cannot hold others.
+_KEPT_PREFIXES = (b"user.", b"trusted.", b"security.")
+
+_SCHILY = b"SCHILY.xattr."
+_LIBARCHIVE = b"LIBARCHIVE.xattr."
+_SELINUX_KEY, _SELINUX_XATTR = b"RHT.security.selinux", b"security.selinux"
+_ACL_KEYS = {b"SCHILY.acl.access": ACL_ACCESS_XATTR, b"SCHILY.acl.default": ACL_DEFAULT_XATTR}
+_NFS4_KEY = b"SCHILY.acl.ace"
+
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
+
+def can_be_kept(name: bytes) -> bool:
+    """Whether an image can hold an xattr of this name."""
+    return name.startswith(_KEPT_PREFIXES) or name in ACL_XATTRS
+
+
+def xattrs_of_records(records: Mapping[bytes, bytes]) -> Xattrs:
+    """The xattrs that the PAX records of a member stand for, sorted by name.
+
+    Where an xattr is there in several forms, the one that keeps bytes as they are counts.
+
+    Raises:
+        ValueError: A record cannot be read, or an image cannot hold what it says; the text says which.
+    """
+    found: dict[bytes, bytes] = {}
+    for key, value in records.items():
+        if key.startswith(_SCHILY):
+            found[unquote_to_bytes(key.removeprefix(_SCHILY))] = value
+        elif key == _NFS4_KEY and value:
+            raise ValueError("it has an NFSv4 ACL, which cannot be kept in an image")
+    for key, value in records.items():
+        if key.startswith(_LIBARCHIVE):
+            found.setdefault(unquote_to_bytes(key.removeprefix(_LIBARCHIVE)), _base64(value))
+        elif key in _ACL_KEYS:
+            _add_acl(found, _ACL_KEYS[key], value)
+        elif key == _SELINUX_KEY:
+            found.setdefault(_SELINUX_XATTR, value + b"\0")  # the kernel's value has the NUL
+    for name in found:
+        if not can_be_kept(name):
+            raise ValueError(f"its xattr {name!r} cannot be kept in an image; make the archive without it")
+    return tuple(sorted(found.items()))
+
+
+def _add_acl(found: dict[bytes, bytes], name: bytes, text: bytes) -> None:
+    if name in found:
+        return
+    value = pack_acl(text)
+    if value and not (name == ACL_ACCESS_XATTR and says_no_more_than_the_mode(value)):
+        found[name] = value
+
+
+def _base64(text: bytes) -> bytes:
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        raise ValueError(f"its xattr value {text[:40]!r} is not in base 64") from None
