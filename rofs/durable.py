@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Durable changes of the disk: the only place of rofs that writes, syncs and renames files.
+"""Durable changes of the disk: the only place of rofs that writes, syncs and renames files which it keeps.
 
 A new file is complete and on the medium before its name appears, or it never appears. The system calls
 that this rests on go through one `Calls` object, the seam where tests inject a full disk, an I/O error
-or a power cut. This module does not know what it writes.
+or a power cut. This module does not know what it writes. A tree that is unpacked for somebody else is not
+kept: `target` makes it, with plain writes.
 """
 
 from __future__ import annotations
@@ -118,12 +119,8 @@ class NewFile:
 
     def write_at(self, offset_bytes: int, data: bytes | memoryview) -> None:
         """Write all of `data` at an offset."""
-        view = memoryview(data)
         with _translated("cannot write", self._path):
-            while view:
-                written = _calls.pwrite(self.fd, view, offset_bytes)
-                view = view[written:]
-                offset_bytes += written
+            _write_all(self.fd, offset_bytes, data)
 
     def truncate(self, length_bytes: int) -> None:
         """Set the length; what is added reads as zeros."""
@@ -169,6 +166,59 @@ def write_atomic(path: str | bytes, data: bytes, *, mode: int = 0o644, replace: 
     with NewFile(path, mode=mode, replace=replace) as new:
         new.write_at(0, data)
         new.commit()
+
+
+def replace_in_place(fd: int, path: str | bytes, offset_bytes: int, data: bytes, *, head_bytes: int) -> None:
+    """Replace a range of an open file so that a reader never takes a half-written one for whole.
+
+    1. Zeros over the head, without which the range means nothing to its readers; sync.
+    2. Everything behind the head; sync.
+    3. The head; sync.
+
+    After a power cut the range holds the old bytes, the new ones, or a head of zeros; if the cut came in
+    the middle of step 1 or 3 and the medium tears a sector, a head that is neither.
+
+    Args:
+        fd: Open for writing.
+        path: Its name, for messages.
+        offset_bytes: Where the range begins.
+        data: The new content.
+        head_bytes: Length of the head, at most a sector.
+
+    Raises:
+        HostError: No space or an I/O error; the range is as after a power cut.
+    """
+    path = os.fsencode(path)
+    with _translated("cannot write", path):
+        for start, part in (
+            (0, bytes(min(head_bytes, len(data)))),  # 1.
+            (head_bytes, data[head_bytes:]),  # 2.
+            (0, data[:head_bytes]),  # 3.
+        ):
+            _write_all(fd, offset_bytes + start, part)
+            _calls.fsync(fd)
+
+
+def _write_all(fd: int, offset_bytes: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        written = _calls.pwrite(fd, view, offset_bytes)
+        view = view[written:]
+        offset_bytes += written
+
+
+def lock(fd: int, path: str | bytes) -> None:
+    """Be the only process that changes an open file, as long as it is open; waits for nobody.
+
+    Raises:
+        HostError: Another process changes it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HostError(f"{printable(path)} is being changed by another process; run it again later") from None
+    except OSError as error:
+        raise from_os_error(error, "cannot lock", path) from error
 
 
 def remove(path: str | bytes) -> None:

@@ -234,3 +234,33 @@ def test_a_file_in_place_of_a_directory(target: Path) -> None:
     target.write_bytes(b"")
     with pytest.raises(RofsError, match="cannot open"):
         durable.AppendFile(str(target / "log"))
+
+
+def replace_in_place(target: Path, calls: durable.Calls) -> None:
+    fd = os.open(target, os.O_RDWR)
+    try:
+        with durable.using(calls):
+            durable.replace_in_place(fd, str(target), 100, b"H" * 10 + b"body", head_bytes=10)
+    finally:
+        os.close(fd)
+
+
+def test_in_place_the_head_is_blank_until_the_body_is_on_the_medium(target: Path) -> None:
+    target.write_bytes(b"." * 200)
+    calls = FailingCalls()
+    replace_in_place(target, calls)
+    assert calls.calls == ["pwrite", "fsync"] * 3
+    assert target.read_bytes() == b"." * 100 + b"H" * 10 + b"body" + b"." * 86
+    for fail_at, head in ((1, bytes(10)), (2, bytes(10)), (3, bytes(10)), (4, bytes(10)), (5, b"H" * 10)):
+        target.write_bytes(b"." * 200)
+        with pytest.raises(HostError, match="cannot write"):
+            replace_in_place(target, FailingCalls(fail_at))
+        assert target.read_bytes()[100:110] == head
+
+
+def test_a_file_is_changed_by_one_process_at_a_time(target: Path) -> None:
+    target.touch()
+    with target.open("rb") as one, target.open("rb") as two:
+        durable.lock(one.fileno(), str(target))
+        with pytest.raises(HostError, match="is being changed by another process"):
+            durable.lock(two.fileno(), str(target))

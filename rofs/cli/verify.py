@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
 from rofs.audit.event import escape_path
@@ -37,15 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
     from rofs.image.open import open_file, open_image
 
     policy = trust_policy(arguments)
-    fd = open_file(arguments.image)
-    try:
-        with naming(arguments.image):
-            image = open_image(fd, policy)
-            for warning in image.facts.warnings:
-                note(f"warning: {warning}")
-            result = check_image(image, TerminalProgress())
-    finally:
-        os.close(fd)
+    with open_file(arguments.image) as files, naming(arguments.image):
+        image = open_image(files, policy)
+        for warning in image.facts.warnings:
+            note(f"warning: {warning}")
+        result = check_image(image, TerminalProgress())
     fields = {
         "root_hash": image.facts.root_hash,
         "accepted_by": image.facts.accepted_by,

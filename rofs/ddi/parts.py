@@ -36,6 +36,8 @@ class ImageParts:
         root_hash: What the UUIDs (and the document) claim; not trusted yet.
         unmatched_root_hashes: Of signature documents that belong to no pair: when `signature` is
             None, this tells an image with a foreign signature from one without any.
+        vacant: Signature partitions of this designator and architecture that hold no signature for any
+            pair: room for one.
     """
 
     designator: str
@@ -44,6 +46,7 @@ class ImageParts:
     signature: tuple[Partition, SignatureDocument] | None
     root_hash: bytes
     unmatched_root_hashes: tuple[bytes, ...] = ()
+    vacant: tuple[Partition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def select_image_parts(
         note = f"; partitions that are flagged no-auto and were skipped: {skipped}" if skipped else ""
         raise FormatError(_what_is_missing(usable) + note)
     chosen = _choose(pairs, usable, root_hash)
-    return _parts(chosen, pairs, signatures)
+    return _parts(chosen, pairs, signatures, _of_kind(usable, "signature"))
 
 
 def _is_reserved(label: str) -> bool:
@@ -172,7 +175,7 @@ def _what_is_missing(usable: Sequence[Partition]) -> str:
     return "image has no root or usr data partition and no verity partition"
 
 
-def _parts(chosen: _Pair, pairs: Sequence[_Pair], signatures: _Signatures) -> ImageParts:
+def _parts(chosen: _Pair, pairs: Sequence[_Pair], signatures: _Signatures, rooms: Sequence[Partition]) -> ImageParts:
     matching = [s for s in signatures if s[1].root_hash == chosen.root_hash]
     if len(matching) > 1:
         raise FormatError(
@@ -180,11 +183,14 @@ def _parts(chosen: _Pair, pairs: Sequence[_Pair], signatures: _Signatures) -> Im
         )
     paired = {pair.root_hash for pair in pairs}
     foreign = sorted({d.root_hash for _, d in signatures if d.root_hash not in paired})
+    used = [partition for partition, document in signatures if document.root_hash in paired]
+    family = _family(chosen.data)
     return ImageParts(
-        designator=_family(chosen.data)[0],
+        designator=family[0],
         data=chosen.data,
         verity=chosen.verity,
         signature=matching[0] if matching else None,
         root_hash=chosen.root_hash,
         unmatched_root_hashes=tuple(foreign),
+        vacant=tuple(room for room in rooms if room not in used and _family(room) == family),
     )

@@ -14,7 +14,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from rofs.errors import FormatError
+from rofs.errors import FormatError, InputError
 
 # systemd-repart writes 16 KiB; signatures have a few KiB. The bound keeps the JSON parser's work small.
 MAX_DOCUMENT_BYTES = 1 << 20
@@ -58,7 +58,10 @@ def parse(data: bytes) -> SignatureDocument:
     """
     if len(data) > MAX_DOCUMENT_BYTES:
         raise FormatError(f"signature partition has {len(data)} bytes; expected at most {MAX_DOCUMENT_BYTES}")
-    document = _parse_object(data.rstrip(b"\0"))
+    text = data.rstrip(b"\0")
+    if not text:
+        raise FormatError("signature partition is empty: the image is not signed yet")
+    document = _parse_object(text)
     root_hash = _hex(document, "rootHash")
     if len(root_hash) not in _ROOT_HASH_BYTES:
         raise FormatError(f"signature document: rootHash of {len(root_hash)} bytes; expected 32 to 64")
@@ -70,13 +73,18 @@ def parse(data: bytes) -> SignatureDocument:
     return SignatureDocument(root_hash, _base64(document, "signature"), fingerprint)
 
 
-def pack(document: SignatureDocument) -> bytes:
+def pack(document: SignatureDocument, *, length_bytes: int | None = None) -> bytes:
     """The content of a signature partition: canonical JSON (RFC 8785), NUL-padded.
 
+    Args:
+        document: What it says.
+        length_bytes: Of a partition that exists.
+
     Returns:
-        16384 bytes, or the next multiple of 4096 when that is too short.
+        That many bytes, or else 16384, or the next multiple of 4096 when that is too short.
 
     Raises:
+        InputError: The partition that exists is too short.
         ValueError: The document could not be read back: too large, or a digest of the wrong length.
     """
     import rfc8785  # noqa: PLC0415 - only builders write; keeps it off the mount's start-up path
@@ -88,7 +96,12 @@ def pack(document: SignatureDocument) -> bytes:
     if document.certificate_fingerprint is not None:
         values["certificateFingerprint"] = document.certificate_fingerprint.hex()
     text = rfc8785.dumps(dict(values))
-    length_bytes = max(PARTITION_BYTES, -(-len(text) // _PADDING_BYTES) * _PADDING_BYTES)
+    if length_bytes is None:
+        length_bytes = max(PARTITION_BYTES, -(-len(text) // _PADDING_BYTES) * _PADDING_BYTES)
+    if len(text) > length_bytes:
+        raise InputError(
+            f"the signature document has {len(text)} bytes, the signature partition has room for {length_bytes}"
+        )
     data = text.ljust(length_bytes, b"\0")
     try:
         parse(data)

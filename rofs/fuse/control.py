@@ -55,8 +55,8 @@ def unmount(mountpoint: str | bytes) -> None:
     keeper = _status(directory, mountpoint)["keeper"]
     with _process(keeper) as pidfd:
         answer = _ask(directory, "umount", mountpoint)
-        if not answer["ok"]:
-            raise HostError(f"cannot unmount {printable(mountpoint)}: {answer['error']}")
+        if answer.get("ok") is not True:
+            raise HostError(f"cannot unmount {printable(mountpoint)}: {answer.get('error', 'it does not say why')}")
         if pidfd is not None and not select.select([pidfd], [], [], _END_SECONDS)[0]:
             raise HostError(
                 f"{printable(mountpoint)} is unmounted, but still in use by open files or in another mount namespace; "
@@ -81,7 +81,7 @@ def _directory_of(mountpoint: str | bytes) -> str:
 def _process(pid: int) -> Iterator[int | None]:
     try:
         fd = os.pidfd_open(pid)
-    except OSError:
+    except (OSError, OverflowError):
         yield None
         return
     try:
@@ -92,8 +92,8 @@ def _process(pid: int) -> Iterator[int | None]:
 
 def _status(directory: str, mountpoint: str | bytes | None = None) -> dict[str, Any]:
     answer = _ask(directory, "status", mountpoint)
-    status: dict[str, Any] | None = answer.get("status")
-    if status is None:
+    status = answer.get("status")
+    if not isinstance(status, dict) or type(status.get("keeper")) is not int:
         shown = printable(mountpoint if mountpoint is not None else directory)
         raise StateError(f"the rofs mount at {shown} does not tell its status: {answer.get('error')}")
     return status
@@ -110,7 +110,7 @@ def _ask(directory: str, command: str, mountpoint: str | bytes | None = None) ->
         raise StateError(f"{shown} is not a rofs mount of this user") from error
     except PermissionError as error:
         raise StateError(f"the rofs mount at {shown} belongs to another user") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StateError(f"the rofs mount at {shown} does not answer: {error}") from error
     if not isinstance(answer, dict) or answer.get("v") != VERSION:
         raise StateError(f"the rofs mount at {shown} speaks another version of the control protocol: {answer!r}")

@@ -24,7 +24,7 @@ from rofs.fuse.life import Event, Life, State
 from rofs.fuse.messages import MAX_MESSAGE_BYTES
 from rofs.fuse.process import Child, fork
 from rofs.fuse.signals import Signals
-from rofs.image.open import ImageFacts, reopen_image
+from rofs.image.open import ImageFacts, ImageFiles, reopen_image
 from rofs.trust.verify import TrustPolicy
 
 _START_SECONDS = 60.0  # for a supervisor that waits for the log, or a worker on a slow disk
@@ -36,7 +36,7 @@ class MountRequest:
     """What is to be mounted where.
 
     Attributes:
-        image_fd: The image, opened once.
+        files: The image, opened once.
         image_path: Absolute; shown to people, never opened again.
         mountpoint: Absolute and resolved.
         policy: Which image is trusted.
@@ -45,7 +45,7 @@ class MountRequest:
         runtime_directory: Of this mount.
     """
 
-    image_fd: int
+    files: ImageFiles
     image_path: bytes
     mountpoint: bytes
     policy: TrustPolicy
@@ -83,7 +83,7 @@ class _Keeper:
 
     def run(self, announce: Callable[[ImageFacts], None]) -> None:
         try:
-            facts = verifier.verify(self._request.image_fd, self._request.policy, self._signals)
+            facts = verifier.verify(self._request.files, self._request.policy, self._signals)
             self._start(facts)
             announce(facts)
             self._life.happen(Event.READY)
@@ -153,28 +153,28 @@ class _Keeper:
         return kernel.answer_init(self._fuse_fd, acl=facts.identity.acl)
 
     def _fork_resolver(self, facts: ImageFacts, answers: socket.socket) -> None:
-        image_fd = self._request.image_fd
+        files = self._request.files
 
         def main() -> None:
             os.nice(5)
-            resolver.serve(answers, reopen_image(image_fd, facts))
+            resolver.serve(answers, reopen_image(files, facts))
 
-        keep = (answers.fileno(), image_fd)
+        keep = (answers.fileno(), *files.fds)
         self._children["resolver"] = fork(main, name="resolver", keep=keep, unprivileged=True)
 
     def _fork_worker(self, facts: ImageFacts, init_request: bytes, reports: socket.socket) -> None:
         reading, writing = os.pipe()
-        image_fd = self._request.image_fd
+        files = self._request.files
 
         def ready() -> None:
             os.write(writing, b"+")
             os.close(writing)
 
         def main() -> None:
-            image = reopen_image(image_fd, facts)
+            image = reopen_image(files, facts)
             worker.serve(self._fuse_fd, init_request, image, reports, self._counters, ready)
 
-        keep = (self._fuse_fd, image_fd, reports.fileno(), writing)
+        keep = (self._fuse_fd, *files.fds, reports.fileno(), writing)
         try:
             self._children["worker"] = fork(main, name="worker", keep=keep, unprivileged=True)
         finally:

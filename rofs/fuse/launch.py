@@ -63,7 +63,7 @@ def mount_in_foreground(
     try:
         keeper.run(request, announce)
     finally:
-        os.close(request.image_fd)
+        request.files.close()
 
 
 def mount_in_background(image: str | bytes, directory: str | bytes, options: MountOptions) -> ImageFacts:
@@ -81,7 +81,7 @@ def mount_in_background(image: str | bytes, directory: str | bytes, options: Mou
         os.close(reading)
         _be_keeper(request, writing)
     os.close(writing)
-    os.close(request.image_fd)
+    request.files.close()
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
     if not answer.startswith(b"F"):
@@ -108,7 +108,7 @@ def _be_keeper(request: MountRequest, pipe: int) -> None:
         os.setsid()
         os.chdir("/")
         _lift_limits()
-        _let_go_of_the_caller({request.image_fd, pipe})
+        _let_go_of_the_caller({*request.files.fds, pipe})
         keeper.run(request, announce)
         status = 0
     except RofsError as error:
@@ -142,9 +142,9 @@ def _request(image: str | bytes, directory: str | bytes, options: MountOptions) 
     if os.geteuid() != 0:
         raise HostError("mounting needs root (CAP_SYS_ADMIN); run rofs mount as root")
     os.close(kernel.open_device())  # what is missing is said before anything was started
-    image_fd = open_file(image)
+    files = open_file(image)
     return MountRequest(
-        image_fd=image_fd,
+        files=files,
         image_path=os.path.abspath(os.fsencode(image)),
         mountpoint=mountpoint,
         policy=options.policy,

@@ -27,7 +27,7 @@ from rofs import errors
 from rofs.errors import FormatError, HostError, RofsError, TrustError
 from rofs.fuse.process import fork
 from rofs.fuse.signals import Signals
-from rofs.image.open import MAX_FACTS_BYTES, ImageFacts, open_image
+from rofs.image.open import MAX_FACTS_BYTES, ImageFacts, ImageFiles, open_image
 from rofs.trust.verify import TrustPolicy
 
 # Reading a partition table, a signature and two blocks; a network disk may take its time.
@@ -41,11 +41,11 @@ _ERRORS = {
 }
 
 
-def verify(image_fd: int, policy: TrustPolicy, signals: Signals) -> ImageFacts:
+def verify(image: ImageFiles | int, policy: TrustPolicy, signals: Signals) -> ImageFacts:
     """Have the image opened by an unprivileged process.
 
     Args:
-        image_fd: The image.
+        image: Its open files, or the descriptor of a disk image.
         policy: What is trusted; read from the host's files, so not hostile.
         signals: Of the caller; one that asks to stop ends the waiting.
 
@@ -57,10 +57,11 @@ def verify(image_fd: int, policy: TrustPolicy, signals: Signals) -> ImageFacts:
         HostError: The process died or did not answer.
     """
     _warm_up()
+    files = ImageFiles.of_disk_image(image) if isinstance(image, int) else image
     reading, writing = os.pipe()
     try:
-        main = lambda: _answer(image_fd, policy, writing)  # noqa: E731 - bound to this call's pipe
-        child = fork(main, name="verifier", keep=(image_fd, writing), unprivileged=True)
+        main = lambda: _answer(files, policy, writing)  # noqa: E731 - bound to this call's pipe
+        child = fork(main, name="verifier", keep=(*files.fds, writing), unprivileged=True)
     finally:
         os.close(writing)
     try:
@@ -98,9 +99,9 @@ def _read_answer(pipe: int, signals: Signals) -> bytes:
     raise FormatError(f"the process that verifies the image answered more than {MAX_FACTS_BYTES} bytes")
 
 
-def _answer(image_fd: int, policy: TrustPolicy, pipe: int) -> None:
+def _answer(files: ImageFiles, policy: TrustPolicy, pipe: int) -> None:
     try:
-        answer = b"F" + open_image(image_fd, policy).facts.to_json()
+        answer = b"F" + open_image(files, policy).facts.to_json()
     except RofsError as error:
         answer = b"E" + pack_error(error)
     with os.fdopen(pipe, "wb") as file:

@@ -55,6 +55,11 @@ class SigningKey:
         """The certificate as one who trusts it has it."""
         return TrustedCertificate("the signer's certificate", self.certificate, fingerprint(self.certificate))
 
+    def document(self, root_hash: bytes) -> SignatureDocument:
+        """A signature over a root hash, as the signature partition holds it."""
+        der = pkcs7.sign(root_hash, self.key, self.certificate)
+        return SignatureDocument(root_hash, der, bytes.fromhex(fingerprint(self.certificate)))
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage:
@@ -76,7 +81,7 @@ class BuiltImage:
 def build_image(
     source: Source,
     output: str | bytes,
-    signer: SigningKey,
+    signer: SigningKey | None,
     *,
     name: str | None = None,
     version: str | None = None,
@@ -88,16 +93,16 @@ def build_image(
 ) -> BuiltImage:
     """Build an image of a tree and sign it.
 
-    1. Write the filesystem into the data partition, each content read once.
+    1. Write the filesystem into the data partition; contents over 64 KiB are first looked through for holes.
     2. Build the hash tree over it.
     3. Read everything back through the finished tree with rofs's own reader; compare with the source.
-    4. Sign the root hash; only now is there anything to sign.
+    4. Sign the root hash, if there is a signer; only now is there anything to sign.
     5. Write signature and partition table, open the result as a user would, and give it its name.
 
     Args:
         source: The tree and its contents.
         output: The new file, mode 0644.
-        signer: Key and certificate.
+        signer: Key and certificate; None leaves the signature partition empty, for `sign.sign_image`.
         name: Name of the system in the image, for `Identity`.
         version: Its version.
         rollback_index: Its place in the order that rollback protection enforces.
@@ -121,9 +126,10 @@ def build_image(
         written = build.write_filesystem()  # 1.
         tree = build.write_tree()  # 2.
         build.read_back(tree)  # 3.
-        document = _sign(tree.root_hash, signer)  # 4.
-        size = build.finish(tree, document, architecture)  # 5.
-        open_image(new.fd, TrustPolicy(certificates=(signer.trusted,), pinned_root_hash=tree.root_hash))
+        signature = _signature_partition(tree.root_hash, signer)  # 4.
+        size = build.finish(tree, signature, architecture)  # 5.
+        certificates = () if signer is None else (signer.trusted,)
+        open_image(new.fd, TrustPolicy(certificates, pinned_root_hash=tree.root_hash))
         new.commit()
     return BuiltImage(tree.root_hash, identity, size, written.inodes)
 
@@ -181,9 +187,8 @@ class _Build:
             progress=self._progress.stage("reading back", self._content_bytes),
         )
 
-    def finish(self, tree: BuiltTree, document: SignatureDocument, architecture: Architecture) -> int:
+    def finish(self, tree: BuiltTree, signature: bytes, architecture: Architecture) -> int:
         """Step 5: signature partition and both partition tables. Returns the size of the file."""
-        signature = signature_format.pack(document)
         label = self._label()
         root_hash = tree.root_hash
         parts = (
@@ -220,9 +225,11 @@ class _Build:
         return text.encode("utf-16-le")[: 2 * (LABEL_UNITS - len("_verity"))].decode("utf-16-le", "ignore")
 
 
-def _sign(root_hash: bytes, signer: SigningKey) -> SignatureDocument:
-    der = pkcs7.sign(root_hash, signer.key, signer.certificate)
-    return SignatureDocument(root_hash, der, bytes.fromhex(fingerprint(signer.certificate)))
+def _signature_partition(root_hash: bytes, signer: SigningKey | None) -> bytes:
+    """Step 4; without a signer, room for one."""
+    if signer is None:
+        return bytes(signature_format.PARTITION_BYTES)
+    return signature_format.pack(signer.document(root_hash))
 
 
 def _derived_uuid(purpose: bytes, root_hash: bytes) -> uuid.UUID:

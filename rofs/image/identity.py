@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an image says about itself under its root hash: the xattr `user.rofs.image` of the root inode.
 
-Canonical JSON (RFC 8785). Partition labels may say the same to people, but nothing here reads them:
-the root hash does not cover them. Pure: values in, values out.
+Canonical JSON (RFC 8785). Images of others have none; they may have an os-release file (`os_release`).
+Partition labels may say the same to people, but nothing here reads them: the root hash does not cover
+them. Pure: values in, values out.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def parse_identity(value: bytes | None) -> Identity:
     if not isinstance(fields, dict):
         raise FormatError(f"xattr {XATTR.decode()} of the root is not a JSON object: {value[:80]!r}")
     for key, types in _TYPES.items():
-        if type(fields.get(key)) not in types:
-            raise FormatError(f"xattr {XATTR.decode()} of the root: {key} is {fields.get(key)!r}")
+        if key not in fields or type(fields[key]) not in types:
+            raise FormatError(f"xattr {XATTR.decode()} of the root: {key} is {fields.get(key, 'missing')!r}")
     texts_are_valid = all(text is None or _is_valid_text(text) for text in (fields["name"], fields["version"]))
     if not (texts_are_valid and _is_valid_index(fields["rollback_index"]) and _is_safe_integer(fields["created"])):
         raise FormatError(f"xattr {XATTR.decode()} of the root has a value out of range: {value[:80]!r}")
@@ -112,6 +113,11 @@ def identity_of_tree(
     if not _is_safe_integer(seconds):
         raise InputError(f"time of creation {seconds}: expected at most {_MAX_SAFE_INTEGER} seconds since the epoch")
     return Identity(name, version, rollback_index, seconds, bool(acl), bool(xattrs))
+
+
+def said_text(text: str | None) -> str | None:
+    """A name or version that an image says of itself in another way; None when it is not fit to be one."""
+    return text if text is not None and _is_valid_text(text) else None
 
 
 def _is_valid_text(text: str) -> bool:

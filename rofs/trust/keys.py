@@ -31,6 +31,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 # Pinned leaves do not expire for rofs or the kernel; a long life keeps other tools quiet.
 VALIDITY = timedelta(days=36500)
 _MAX_COMMON_NAME_CHARACTERS = 64  # RFC 5280 appendix A.1, ub-common-name
+MAX_PASSPHRASE_BYTES = 1023  # what OpenSSL takes
 _MAX_FILE_BYTES = 1 << 20  # a certificate has 1 to 2 KiB: hundreds fit into one file
 _MIN_RSA_BITS = 2048
 _PEM_BEGIN = b"-----BEGIN "
@@ -50,7 +51,12 @@ _Pem = TypeVar("_Pem")
 
 
 def generate(
-    directory: str | bytes, *, key_type: KeyType = "p256", common_name: str, now: datetime
+    directory: str | bytes,
+    *,
+    key_type: KeyType = "p256",
+    common_name: str,
+    now: datetime,
+    passphrase: bytes | None = None,
 ) -> tuple[bytes, bytes]:
     """Make a key and a self-signed certificate for it.
 
@@ -59,12 +65,14 @@ def generate(
         key_type: NIST P-256, or RSA of 3072 bits, whose signatures are reproducible.
         common_name: The certificate's subject and issuer, 1 to 64 characters.
         now: Start of the certificate's validity, with a time zone.
+        passphrase: Encrypts the key; None leaves it open to whoever can read the file.
 
     Returns:
         Paths of the key and of the certificate.
 
     Raises:
-        InputError: Either file exists (neither is touched), or the name is no valid common name.
+        InputError: Either file exists (neither is touched), the name is no valid common name, or the
+            passphrase is empty or too long.
         HostError: No permission, no space, an I/O error; nothing is left behind.
     """
     name = _name(common_name)
@@ -73,12 +81,9 @@ def generate(
     for path in paths:
         if os.path.lexists(path):
             raise InputError(f"{printable(path)} exists already; keys are never overwritten")
+    encryption = _encryption(passphrase)
     key = _new_key(key_type)
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     certificate = _self_signed(key, name, now)
     try:
         durable.make_directories(base)
@@ -93,6 +98,14 @@ def generate(
             durable.remove(paths[0])
         raise
     return paths
+
+
+def _encryption(passphrase: bytes | None) -> serialization.KeySerializationEncryption:
+    if passphrase is None:
+        return serialization.NoEncryption()
+    if not 0 < len(passphrase) <= MAX_PASSPHRASE_BYTES:
+        raise InputError(f"passphrase has {len(passphrase)} bytes; expected 1 to {MAX_PASSPHRASE_BYTES}")
+    return serialization.BestAvailableEncryption(passphrase)
 
 
 def _name(common_name: str) -> x509.Name:
@@ -140,17 +153,22 @@ def _self_signed(key: PrivateKey, name: x509.Name, now: datetime) -> x509.Certif
     return builder.sign(key, hashes.SHA256())
 
 
-def load_private_key(path: str | bytes) -> PrivateKey:
+def load_private_key(path: str | bytes, passphrase: Callable[[], bytes] | None = None) -> PrivateKey:
     """Load a signing key from a PEM file.
 
+    Args:
+        path: The file.
+        passphrase: Asked once, and only when the key is encrypted.
+
     Raises:
-        InputError: Missing, empty, not PEM, encrypted, a certificate, or no RSA or EC key that rofs uses.
+        InputError: Missing, empty, not PEM, a certificate, no RSA or EC key that rofs uses, or encrypted
+            with another passphrase or without one being given.
         HostError: Unreadable.
     """
     data = _read_pem(path)
     if _PEM_CERTIFICATE in data and b"PRIVATE KEY-----" not in data:
         raise InputError(f"{printable(path)} is a certificate; expected a private key")
-    key = _parsed(path, "private key", data, _load_unencrypted)
+    key = _parsed(path, "private key", data, lambda pem: _load_key(path, pem, passphrase))
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= _MIN_RSA_BITS:
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -160,11 +178,17 @@ def load_private_key(path: str | bytes) -> PrivateKey:
     )
 
 
-def _load_unencrypted(data: bytes) -> object:
+def _load_key(path: str | bytes, data: bytes, passphrase: Callable[[], bytes] | None) -> object:
     try:
         return serialization.load_pem_private_key(data, password=None)
-    except TypeError as error:  # how cryptography says that a password is needed
-        raise ValueError("it is encrypted; decrypt it first with `openssl pkey`") from error
+    except TypeError:  # how cryptography says that a password is needed
+        if passphrase is None:
+            raise InputError(f"{printable(path)} is encrypted, and no passphrase is given") from None
+    try:
+        return serialization.load_pem_private_key(data, password=passphrase())
+    except (ValueError, TypeError) as error:
+        # What a wrong key makes of the padding, or of what stands behind it, is noise.
+        raise InputError(f"{printable(path)} cannot be decrypted: the passphrase is wrong") from error
 
 
 def load_certificates(path: str | bytes) -> list[x509.Certificate]:

@@ -17,9 +17,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509 import Certificate
 
 from rofs.errors import TrustError
-from rofs.trust.pkcs7_format import OID_DATA, SignedData, SignerInfo, parse_signed_data
+from rofs.trust.pkcs7_format import OID_DATA, SignedData, SignerInfo, merge_signed_data, parse_signed_data
 
-__all__ = ["SignedData", "SignerInfo", "parse_signed_data", "sign", "signed_bytes", "verify_signer"]
+__all__ = [
+    "SignedData",
+    "SignerInfo",
+    "merge_signed_data",
+    "parse_signed_data",
+    "sign",
+    "signed_bytes",
+    "verify_signer",
+]
 
 # SHA-1 is missing on purpose: collisions are practical.
 _DIGESTS: dict[str, hashes.HashAlgorithm] = {

@@ -81,6 +81,23 @@ class _ContentInfo:
     content: Annotated[_SignedData, Explicit(0)]
 
 
+# The same with opaque elements, which come out again byte for byte: for merging.
+@asn1.sequence
+class _OpaqueSignedData:
+    version: int
+    digest_algorithms: SetOf[TLV]
+    content_info: _EncapsulatedContentInfo
+    certificates: Annotated[list[TLV] | None, Implicit(0)]
+    crls: Annotated[list[TLV] | None, Implicit(1)]
+    signer_infos: SetOf[TLV]
+
+
+@asn1.sequence
+class _OpaqueContentInfo:
+    content_type: x509.ObjectIdentifier
+    content: Annotated[_OpaqueSignedData, Explicit(0)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedAttributes:
     """The attributes that a signer signed in place of the content.
@@ -163,6 +180,48 @@ def parse_signed_data(der: bytes) -> SignedData:
             if tlv.tag_bytes == _SEQUENCE_TAG  # other CertificateChoices are obsolete
         ),
     )
+
+
+def merge_signed_data(first: bytes, second: bytes) -> bytes:
+    """Put the signers of two detached signatures into one.
+
+    A signer of `first` who is also one of `second` is dropped: its newer signature counts. Nothing is
+    checked but the structure.
+
+    Args:
+        first: DER, as `parse_signed_data` takes it.
+        second: The same.
+
+    Returns:
+        DER of a SignedData with the signers and certificates of both.
+
+    Raises:
+        FormatError: One of them is malformed, or together they have too many signers or bytes.
+    """
+    newer = {_identifier(signer) for signer in parse_signed_data(second).signers}
+    older = [_identifier(signer) for signer in parse_signed_data(first).signers]
+    a, b = (asn1.decode_der(_OpaqueContentInfo, der).content for der in (first, second))
+    kept = [tlv for tlv, who in zip(a.signer_infos.as_list(), older, strict=True) if who not in newer]
+    merged = _OpaqueSignedData(
+        version=max(a.version, b.version),
+        digest_algorithms=SetOf(_unique(a.digest_algorithms.as_list(), b.digest_algorithms.as_list())),
+        content_info=b.content_info,
+        certificates=_unique(a.certificates or [], b.certificates or []) or None,
+        crls=None,
+        signer_infos=SetOf(_unique(kept, b.signer_infos.as_list())),
+    )
+    der = asn1.encode_der(_OpaqueContentInfo(content_type=x509.ObjectIdentifier(OID_SIGNED_DATA), content=merged))
+    parse_signed_data(der)
+    return der
+
+
+def _identifier(signer: SignerInfo) -> tuple[object, ...]:
+    return signer.issuer_der, signer.serial_number, signer.subject_key_id
+
+
+def _unique(*lists: list[TLV]) -> list[TLV]:
+    """Each encoding once, in order."""
+    return list({asn1.encode_der(tlv): tlv for tlvs in lists for tlv in tlvs}.values())
 
 
 def _check_envelope(data: _SignedData) -> None:

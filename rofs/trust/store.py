@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads pinned certificates from files and directories, and says which files were skipped and why.
 
-Source: the trust store of systemd-dissect(1), `*.crt` in the `verity.d` directories, where a symlink
-to /dev/null masks every file of its name in this and later directories.
-This module does not choose the directories and decides nothing about an image.
+Source: the trust store of systemd-dissect(1), `*.crt` in the `verity.d` directories, in the order of
+precedence that systemd gives its configuration directories: of several files of one name the first
+counts, and one that is empty or a symbolic link to /dev/null masks the later ones.
+This module decides nothing about an image.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rofs.errors import RofsError, from_os_error
+from rofs.errors import HostError, InputError, RofsError, from_os_error
 from rofs.trust.verify import TrustedCertificate
 
+DEFAULT_DIRECTORIES = ("/etc/verity.d", "/run/verity.d", "/usr/local/lib/verity.d", "/usr/lib/verity.d")
 _SUFFIX = ".crt"
-_MASK = "/dev/null"
+_DEV_NULL = os.makedev(1, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,10 @@ class LoadedTrust:
 
 
 def load_trust(paths: Sequence[str]) -> LoadedTrust:
-    """Load pinned certificates.
+    """Load the pinned certificates that somebody named.
+
+    A file that masks does so in its own and later directories; files of one name do not override each
+    other: every key pair of `rofs keygen` has a `rofs.crt`.
 
     Args:
         paths: PEM certificate files of any suffix, each with one or more certificates, and
@@ -46,20 +52,33 @@ def load_trust(paths: Sequence[str]) -> LoadedTrust:
         InputError: A path is missing, or a file that was named is no certificate.
         HostError: A path that was named is unreadable.
     """
-    certificates: list[TrustedCertificate] = []
-    skipped: list[tuple[str, str]] = []
-    masks: dict[str, str] = {}
+    loading = _Loading(override=False)
     for path in paths:
         if os.path.isdir(path):
-            found, left_out = _load_directory(path, masks)
-            certificates += found
-            skipped += left_out
+            loading.take_directory(path)
         else:
-            certificates += _load_file(path)
-    unique: dict[str, TrustedCertificate] = {}
-    for trusted in certificates:
-        unique.setdefault(trusted.fingerprint, trusted)
-    return LoadedTrust(tuple(unique.values()), tuple(skipped))
+            loading.certificates += _load_file(path)
+    return loading.result()
+
+
+def load_default_trust(root: str = "/") -> LoadedTrust:
+    """Load the pinned certificates that this host trusts: `*.crt` in `DEFAULT_DIRECTORIES`.
+
+    Directories that do not exist are no error, and nothing in one that does is: it is skipped.
+
+    Args:
+        root: Where the directories are looked for; another one than `/` is for tests and images.
+    """
+    loading = _Loading(override=True)
+    for directory in DEFAULT_DIRECTORIES:
+        path = os.path.join(root, directory.lstrip("/"))
+        try:
+            loading.take_directory(path)
+        except InputError:  # it does not exist
+            continue
+        except HostError as error:
+            loading.skipped.append((path, str(error)))
+    return loading.result()
 
 
 def _load_file(path: str) -> list[TrustedCertificate]:
@@ -69,36 +88,73 @@ def _load_file(path: str) -> list[TrustedCertificate]:
     return [TrustedCertificate(path, found, keys.fingerprint(found)) for found in loaded]
 
 
-def _load_directory(directory: str, masks: dict[str, str]) -> tuple[list[TrustedCertificate], list[tuple[str, str]]]:
-    try:
-        names = sorted(os.listdir(directory), key=os.fsencode)
-    except OSError as error:
-        raise from_os_error(error, "cannot read", directory) from error
-    certificates: list[TrustedCertificate] = []
-    skipped: list[tuple[str, str]] = []
-    for name in names:
-        path = os.path.join(directory, name)
-        if _is_mask(path):
-            masks.setdefault(name, path)
-        reason = f"masked by {masks[name]}" if name in masks else _why_not(path)
-        if reason is None:
-            try:
-                certificates += _load_file(path)
-            except RofsError as error:
-                reason = str(error)
-        if reason is not None:
-            skipped.append((path, reason))
-    return certificates, skipped
+class _Loading:
+    """Several directories, one after the other.
+
+    Args:
+        override: Whether a file hides those of its name in later directories.
+    """
+
+    def __init__(self, *, override: bool) -> None:
+        self.certificates: list[TrustedCertificate] = []
+        self.skipped: list[tuple[str, str]] = []
+        self._override = override
+        self._masks: dict[str, str] = {}  # by name, the path that masks
+        self._taken: dict[str, str] = {}  # by name, the path that counts
+
+    def result(self) -> LoadedTrust:
+        """Each certificate once."""
+        unique: dict[str, TrustedCertificate] = {}
+        for trusted in self.certificates:
+            unique.setdefault(trusted.fingerprint, trusted)
+        return LoadedTrust(tuple(unique.values()), tuple(self.skipped))
+
+    def take_directory(self, directory: str) -> None:
+        """Take what a directory has.
+
+        Raises:
+            InputError: It does not exist or is none.
+            HostError: It is unreadable.
+        """
+        try:
+            names = sorted(os.listdir(directory), key=os.fsencode)
+        except OSError as error:
+            raise from_os_error(error, "cannot read", directory) from error
+        for name in names:
+            path = os.path.join(directory, name)
+            reason = self._passed_over(name) or self._take(name, path)
+            if reason is not None:
+                self.skipped.append((path, reason))
+
+    def _passed_over(self, name: str) -> str | None:
+        """Why the name of a file alone keeps it from being looked at, or None."""
+        if not name.endswith(_SUFFIX):
+            return f"its name does not end in {_SUFFIX}"
+        if self._override and name in self._taken:
+            return f"overridden by {self._taken[name]}"
+        return f"masked by {self._masks[name]}" if name in self._masks else None
+
+    def _take(self, name: str, path: str) -> str | None:
+        """Take one file; why not, if not."""
+        try:
+            status = os.stat(path)
+        except OSError as error:  # a link that leads nowhere, as systemd has it, does not take the name
+            return str(from_os_error(error, "cannot read", path))
+        if _is_mask(status):
+            self._masks[name] = path
+            return f"it masks {name}"
+        if not stat.S_ISREG(status.st_mode):  # a FIFO or device could block or never end
+            return "it is not a regular file"
+        self._taken.setdefault(name, path)
+        try:
+            self.certificates += _load_file(path)
+        except RofsError as error:
+            return str(error)
+        return None
 
 
-def _is_mask(path: str) -> bool:
-    return path.endswith(_SUFFIX) and os.path.islink(path) and os.path.realpath(path) == _MASK
-
-
-def _why_not(path: str) -> str | None:
-    """Why a directory entry is not even opened, or None."""
-    if not path.endswith(_SUFFIX):
-        return f"its name does not end in {_SUFFIX}"
-    if not os.path.isfile(path):  # a FIFO or device could block or never end
-        return "it is not a regular file"
-    return None
+def _is_mask(status: os.stat_result) -> bool:
+    """An empty file, or /dev/null behind a symbolic link."""
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size == 0
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEV_NULL

@@ -8,35 +8,30 @@ are pinned leaves: no chain, no expiry, no revocation list; removing the certifi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import KW_ONLY, InitVar, dataclass, replace
+from typing import Literal
 
-from rofs.errors import RofsError, TrustError, printable
+from rofs.errors import TrustError, printable
+from rofs.trust.evidence import CertificateReport, Evidence, Signer, SignerReport, TrustedCertificate, examine
+from rofs.trust.image_policy import DEFAULT_IMAGE_POLICY, Clause, ImagePolicy
 
-if TYPE_CHECKING:  # a pinned root hash needs no cryptography, which takes long to import
-    from cryptography.x509 import Certificate
-
-    from rofs.trust.pkcs7_format import SignedData, SignerInfo
+__all__ = [
+    "AcceptedBy",
+    "Decision",
+    "Signer",
+    "SignerReport",
+    "TrustPolicy",
+    "TrustedCertificate",
+    "VerifiedRootHash",
+    "establish_trust",
+    "explain",
+]
 
 AcceptedBy = Literal["signature", "root-hash", "signature+root-hash", "unsigned"]
 
 _MADE_HERE = object()
-
-
-@dataclass(frozen=True, slots=True)
-class TrustedCertificate:
-    """A pinned leaf.
-
-    Attributes:
-        path: The file it came from.
-        certificate: As loaded by `keys.load_certificates`.
-        fingerprint: SHA-256 of its DER, lower-case hex.
-    """
-
-    path: str
-    certificate: Certificate
-    fingerprint: str
+_LOOKS_LIKE_A_CERTIFICATE = (".crt", ".pem", ".cer", ".der")  # a directory may hold much else, which nobody meant
+_MAX_SKIPPED = 5  # in a refusal; inspect lists all
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +41,19 @@ class TrustPolicy:
     Attributes:
         certificates: Any one of them may sign.
         pinned_root_hash: The only root hash accepted, or None for any.
-        allow_unsigned: Accept without a good signature; a pinned root hash must match all the same.
+        allow_unsigned: Accept without a good signature, whatever `image_policy` says of that; a pinned
+            root hash must match all the same.
+        image_policy: What protection the image must have.
+        searched: Where certificates were looked for, for messages.
+        skipped: Path and reason of each file there that was not used, for messages.
     """
 
     certificates: tuple[TrustedCertificate, ...] = ()
     pinned_root_hash: bytes | None = None
     allow_unsigned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Signer:
-    """Who signed: the certificate's subject (RFC 4514) and its SHA-256 fingerprint in hex."""
-
-    subject: str
-    fingerprint: str
+    image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY
+    searched: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,57 +78,50 @@ class VerifiedRootHash:
 
 
 @dataclass(frozen=True, slots=True)
-class SignerReport:
-    """One signature of the image, for people.
-
-    Attributes:
-        subject: Of the certificate it names: trusted, or only embedded (a claim); None if unknown.
-        fingerprint: Of the same certificate.
-        trusted: Whether it verified with a pinned certificate.
-        detail: What was found, one phrase.
-    """
-
-    subject: str | None
-    fingerprint: str | None
-    trusted: bool
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """What `establish_trust` would do, and why.
 
     Attributes:
         accepted: Whether it would accept.
         reason: By what, or why not, in one line.
+        clause: What of the image policy decided.
         signers: Each signature of the image.
+        certificates: Each trusted certificate.
         accepted_by: The rule, when accepted.
         signer: The verified signer, if any.
     """
 
     accepted: bool
     reason: str
+    clause: str
     signers: tuple[SignerReport, ...] = ()
+    certificates: tuple[CertificateReport, ...] = ()
     accepted_by: AcceptedBy | None = None
     signer: Signer | None = None
 
 
-def establish_trust(root_hash_claim: bytes, signature_der: bytes | None, *, policy: TrustPolicy) -> VerifiedRootHash:
+def establish_trust(
+    root_hash_claim: bytes, signature_der: bytes | None, *, policy: TrustPolicy, designator: str = "root"
+) -> VerifiedRootHash:
     """Decide whether a root hash is trusted.
 
-    1. Something must be trusted: a certificate, a pinned root hash, or the leave to go unsigned.
-    2. A pinned root hash must equal the claim, whatever else is allowed.
-    3. With certificates there must be a signature, and it must parse.
-    4. One of its signers must verify over the claim with the public key of a pinned certificate. The
+    1. The clause of the image policy for the designator must allow that the partition is used.
+    2. Something must be trusted: a certificate, a pinned root hash, or the leave to go unsigned, which
+       the clause gives (`verity`, `unprotected`) or `allow_unsigned`.
+    3. A pinned root hash must equal the claim, whatever else is allowed.
+    4. With certificates there must be a signature, and it must parse.
+    5. One of its signers must verify over the claim with the public key of a pinned certificate. The
        certificate that a signer names (issuer and serial number, or subject key identifier) is tried
        first, then each other one; a certificate inside the signature counts for nothing.
-    5. If 3 or 4 fail, only `allow_unsigned` saves it; with a pinned root hash both must hold otherwise.
-    6. The result says what accepted it.
+    6. If 4 or 5 fail, only the leave to go unsigned saves it; with a pinned root hash both must hold
+       otherwise. A pinned root hash is as good as a signature: it satisfies `signed`.
+    7. The result says what accepted it.
 
     Args:
         root_hash_claim: What the image claims.
         signature_der: PKCS#7 from the image, or None when it has none.
         policy: What is trusted.
+        designator: Which clause decides: `root` or `usr`.
 
     Returns:
         The proof, for `verity`.
@@ -142,144 +129,68 @@ def establish_trust(root_hash_claim: bytes, signature_der: bytes | None, *, poli
     Raises:
         TrustError: Not trusted; one line with what was expected and found.
     """
-    decision = explain(root_hash_claim, signature_der, policy=policy)
+    decision = explain(root_hash_claim, signature_der, policy=policy, designator=designator)
     if decision.accepted_by is None:
         raise TrustError(decision.reason)
     return VerifiedRootHash(root_hash_claim, decision.accepted_by, decision.signer, token=_MADE_HERE)
 
 
-def explain(root_hash_claim: bytes, signature_der: bytes | None, *, policy: TrustPolicy) -> Decision:
+def explain(
+    root_hash_claim: bytes, signature_der: bytes | None, *, policy: TrustPolicy, designator: str = "root"
+) -> Decision:
     """The decision of `establish_trust` as data; numbers as there. Never raises for bad input."""
-    pinned = policy.pinned_root_hash
-    # 1. and 2.
-    refusal = _refusal(root_hash_claim, policy)
+    clause = policy.image_policy.clause_of(designator)
+    leave = policy.allow_unsigned or clause.allows_unsigned
+    evidence = examine(root_hash_claim, signature_der, policy.certificates)  # 4. and 5., as far as it goes
+    refusal = _refusal(root_hash_claim, policy, clause, leave=leave)  # 1. to 3.
+    if refusal is None and policy.certificates and evidence.signer is None and not leave:
+        refusal = f"{evidence.failure}{_skipped(policy)}"  # 6.
+    shown = clause.text
+    if policy.allow_unsigned and clause.allows_use and not clause.allows_unsigned:
+        shown += ", but --allow-unsigned"
+    decision = Decision(
+        accepted=refusal is None,
+        reason=refusal or "",
+        clause=shown,
+        signers=evidence.signers,
+        certificates=evidence.certificates,
+    )
     if refusal is not None:
-        return _refused(refusal, _report_untrusted(signature_der))
-    if not policy.certificates:
-        return _without_signature(pinned, _report_untrusted(signature_der), None)
-    # 3. and 4.
-    signer, reports, failure = _check_signature(root_hash_claim, signature_der, policy.certificates)
-    if signer is None:
-        # 5.
-        if policy.allow_unsigned:
-            return _without_signature(pinned, reports, failure)
-        return _refused(failure, reports)
-    # 6.
-    reason = f"signed by {signer.subject} ({signer.fingerprint})"
-    if pinned is not None:
-        return _accepted("signature+root-hash", f"{reason}, root hash pinned", reports, signer)
-    return _accepted("signature", reason, reports, signer)
+        return decision
+    by, reason = _acceptance(policy, evidence, shown)  # 7.
+    return replace(decision, reason=reason, accepted_by=by, signer=evidence.signer)
 
 
-def _refusal(root_hash_claim: bytes, policy: TrustPolicy) -> str | None:
-    """Steps 1 and 2: what no signature can make good."""
+def _refusal(root_hash_claim: bytes, policy: TrustPolicy, clause: Clause, *, leave: bool) -> str | None:
+    """Steps 1 to 3: what no signature can make good."""
     pinned = policy.pinned_root_hash
-    if not (policy.certificates or pinned is not None or policy.allow_unsigned):
-        return "nothing is trusted; name a certificate with --trust FILE or pin --root-hash HEX"
+    if not clause.allows_use:
+        return f"image policy {policy.image_policy.text} does not allow that it is used: {clause.text}"
+    if not (policy.certificates or pinned is not None or leave):
+        searched = f": no certificate in {', '.join(map(printable, policy.searched))}" if policy.searched else ""
+        what_to_do = "name a certificate with --trust FILE or pin --root-hash HEX"
+        return f"nothing is trusted{searched}{_skipped(policy)}; {what_to_do}"
     if pinned is not None and pinned != root_hash_claim:
         return f"root hash {pinned.hex()} is pinned, the image has {root_hash_claim.hex()}"
     return None
 
 
-def _refused(reason: str, reports: tuple[SignerReport, ...]) -> Decision:
-    return Decision(accepted=False, reason=reason, signers=reports)
+def _skipped(policy: TrustPolicy) -> str:
+    """The files that somebody may have meant as certificates, for a refusal."""
+    meant = [(path, why) for path, why in policy.skipped if path.endswith(_LOOKS_LIKE_A_CERTIFICATE)]
+    if not meant:
+        return ""
+    more = f" and {len(meant) - _MAX_SKIPPED} more" if len(meant) > _MAX_SKIPPED else ""
+    return f"; skipped: {', '.join(f'{printable(p)} ({why})' for p, why in meant[:_MAX_SKIPPED])}{more}"
 
 
-def _accepted(by: AcceptedBy, reason: str, reports: tuple[SignerReport, ...], signer: Signer | None = None) -> Decision:
-    return Decision(accepted=True, reason=reason, signers=reports, accepted_by=by, signer=signer)
-
-
-def _without_signature(pinned: bytes | None, reports: tuple[SignerReport, ...], failure: str | None) -> Decision:
-    """Accept by the pinned root hash (which matched), or because unsigned is allowed."""
-    ignored = f"; unsigned is allowed, ignored: {failure}" if failure else ""
-    if pinned is not None:
-        return _accepted("root-hash", f"root hash pinned{ignored}", reports)
-    return _accepted("unsigned", f"unsigned images are allowed{ignored}", reports)
-
-
-def _check_signature(
-    root_hash_claim: bytes, der: bytes | None, trusted: Sequence[TrustedCertificate]
-) -> tuple[Signer | None, tuple[SignerReport, ...], str]:
-    """Steps 3 and 4: the first verified signer, all reports, and else why there is none."""
-    tried = ", ".join(f"{printable(t.path)} ({t.fingerprint})" for t in trusted)
-    if der is None:
-        return None, (), f"root hash {root_hash_claim.hex()} is not signed; trusted: {tried}"
-    from rofs.trust.pkcs7_format import parse_signed_data  # noqa: PLC0415 - see TYPE_CHECKING above
-
-    try:
-        signed = parse_signed_data(der)
-    except RofsError as error:
-        return None, (), f"{error}; trusted: {tried}"
-    verified: Signer | None = None
-    reports = []
-    for info in signed.signers:
-        signer, report = _check_signer(root_hash_claim, info, signed, trusted)
-        verified = verified or signer
-        reports.append(report)
-    found = "; ".join(_described(report) for report in reports)
-    return verified, tuple(reports), f"not signed by a trusted certificate: {found}; trusted: {tried}"
-
-
-def _check_signer(
-    root_hash_claim: bytes,
-    info: SignerInfo,
-    signed: SignedData,
-    trusted: Sequence[TrustedCertificate],
-) -> tuple[Signer | None, SignerReport]:
-    """Step 4 for one signer."""
-    from rofs.trust import keys, pkcs7  # noqa: PLC0415 - see TYPE_CHECKING above
-
-    named = [t for t in trusted if _names(info, t.certificate)]
-    failure = ""
-    for candidate in [*named, *(t for t in trusted if t not in named)]:
-        try:
-            content = pkcs7.signed_bytes(root_hash_claim)
-            pkcs7.verify_signer(info, content, candidate.certificate.public_key())
-        except TrustError as error:
-            failure = failure or str(error)
-        else:
-            signer = Signer(keys.subject(candidate.certificate), candidate.fingerprint)
-            detail = f"verified with {printable(candidate.path)}"
-            return signer, SignerReport(signer.subject, signer.fingerprint, trusted=True, detail=detail)
-    certificate = named[0].certificate if named else None
-    return None, _report(info, signed, certificate, failure if named else f"untrusted: {failure}")
-
-
-def _report_untrusted(der: bytes | None) -> tuple[SignerReport, ...]:
-    """Reports on signatures that nothing can verify, as far as they can be read."""
-    if der is None:
-        return ()
-    from rofs.trust.pkcs7_format import parse_signed_data  # noqa: PLC0415 - see TYPE_CHECKING above
-
-    try:
-        signed = parse_signed_data(der)
-    except RofsError as error:
-        return (SignerReport(None, None, trusted=False, detail=str(error)),)
-    detail = "not checked: no trusted certificate"
-    return tuple(_report(info, signed, None, detail) for info in signed.signers)
-
-
-def _report(info: SignerInfo, signed: SignedData, certificate: Certificate | None, detail: str) -> SignerReport:
-    from rofs.trust import keys  # noqa: PLC0415 - see TYPE_CHECKING above
-
-    if certificate is None:
-        embedded = keys.readable_certificates(signed.certificates)
-        certificate = next((c for c in embedded if _names(info, c)), None)
-    if certificate is None:
-        return SignerReport(None, None, trusted=False, detail=detail)
-    subject, fingerprint = keys.subject(certificate), keys.fingerprint(certificate)
-    return SignerReport(subject, fingerprint, trusted=False, detail=detail)
-
-
-def _names(info: SignerInfo, certificate: Certificate) -> bool:
-    """Whether a signer names this certificate (RFC 5652 section 5.3, SignerIdentifier)."""
-    from rofs.trust import keys  # noqa: PLC0415 - see TYPE_CHECKING above
-
-    if info.subject_key_id is not None:
-        return keys.subject_key_id(certificate) == info.subject_key_id
-    return keys.issuer_and_serial(certificate) == (info.issuer_der, info.serial_number)
-
-
-def _described(report: SignerReport) -> str:
-    who = f"{report.subject} ({report.fingerprint})" if report.subject is not None else "unknown"
-    return f"signer {who}: {report.detail}"
+def _acceptance(policy: TrustPolicy, evidence: Evidence, clause: str) -> tuple[AcceptedBy, str]:
+    """Step 7: by what it is accepted, and the sentence for people."""
+    signer, pinned = evidence.signer, policy.pinned_root_hash is not None
+    if signer is not None:
+        reason = f"signed by {signer.subject} ({signer.fingerprint})"
+        return ("signature+root-hash", f"{reason}, root hash pinned") if pinned else ("signature", reason)
+    ignored = f"; ignored: {evidence.failure}" if policy.certificates else ""
+    if pinned:
+        return "root-hash", f"root hash pinned{ignored}"
+    return "unsigned", f"unsigned images are allowed ({clause}){ignored}"

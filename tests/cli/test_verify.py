@@ -27,17 +27,14 @@ def overwrite(image: Path, offset: int, data: bytes) -> None:
 
 def offsets(image: Path, policy: TrustPolicy) -> tuple[int, int]:
     """Of the block that the content of /dir/file begins in, and of the hash tree."""
-    fd = open_file(str(image))
-    try:
-        opened = open_image(fd, policy)
+    with open_file(str(image)) as files:
+        opened = open_image(files, policy)
         directory = opened.filesystem.lookup(opened.filesystem.root_nid, b"dir")
         assert directory is not None
         nid = opened.filesystem.lookup(directory, b"file")
         assert nid is not None
         (content,) = [e.offset_bytes for e in opened.filesystem.extents(nid) if e.file_offset_bytes == 0]
         return opened.facts.data_offset_bytes + content, opened.facts.hash_offset_bytes
-    finally:
-        os.close(fd)
 
 
 # Good images
@@ -87,9 +84,9 @@ def test_inspect_explains_what_would_be_refused(run: Run, image: Path, other_key
 
 
 def test_nothing_trusted(run: Run, image: Path) -> None:
-    assert run("verify", image).failed(3) == (
-        f"{image}: nothing is trusted; name a certificate with --trust FILE or pin --root-hash HEX"
-    )
+    message = run("verify", image).failed(3)
+    assert message.startswith(f"{image}: nothing is trusted: no certificate in ")
+    assert message.endswith("; name a certificate with --trust FILE or pin --root-hash HEX")
 
 
 def test_wrong_key(run: Run, image: Path, other_keys: SigningKeys) -> None:
@@ -136,10 +133,8 @@ def test_files_of_a_directory_that_were_skipped_are_named(run: Run, image: Path,
     (directory / "bad.crt").write_text("text")
     (directory / "notes.txt").write_text("text")
     message = run("verify", image, "--trust", directory).failed(1)
-    assert message == f"no certificate found in {directory} (skipped: 2 files; expected *.crt)"
-    said = run("verify", image, "--trust", directory).err
-    assert f"skipped {directory}/bad.crt: " in said
-    assert "notes.txt" not in said
+    assert message.startswith(f"no certificate found in {directory}; skipped: {directory}/bad.crt (")
+    assert f"{directory}/notes.txt (its name does not end in .crt)" in message
 
 
 def test_allow_unsigned_says_what_it_means(run: Run, image: Path) -> None:

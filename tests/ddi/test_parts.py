@@ -204,3 +204,29 @@ def test_error_of_the_signature_reader_passes_through() -> None:
     table = PartitionTable(512, tuple(Sets(ONE).partitions), ())
     with pytest.raises(FormatError, match="damaged demo_1"):
         select_image_parts(table, signature_of=damaged)
+
+
+def test_room_for_a_signature_is_what_holds_none_for_any_pair() -> None:
+    sets = Sets(ONE)
+    (room,) = [p for p in sets.partitions if p.role and p.role.kind == "signature"]
+    assert sets.select().vacant == ()
+    sets.documents = {}
+    assert sets.select().vacant == (room,)
+    assert Sets(ONE).swap_signature(TWO).select().vacant == (room,)
+    assert Sets(ONE).remove("signature").select().vacant == ()
+
+
+def test_the_signature_of_another_set_is_no_room() -> None:
+    sets = Sets(ONE, TWO)
+    (of_one,) = [uuid for uuid, document in sets.documents.items() if document.root_hash == ONE]
+    del sets.documents[of_one]
+    assert [room.uuid for room in sets.select(ONE).vacant] == [of_one]
+
+
+@pytest.mark.parametrize("designator", ["root", "usr"])
+def test_room_for_a_signature_is_of_the_same_designator(designator: str) -> None:
+    sets = Sets(ONE, TWO, designators=("root", "usr"))
+    sets.documents = {}
+    (room,) = sets.select(ONE if designator == "root" else TWO).vacant
+    assert room.role is not None
+    assert room.role.designator == designator

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rofs.ddi.signature_format import MAX_DOCUMENT_BYTES, SignatureDocument, pack, parse
-from rofs.errors import FormatError
+from rofs.errors import FormatError, InputError
 
 GOOD = {"rootHash": "ab" * 32, "signature": "AAEC"}
 
@@ -29,6 +29,21 @@ def test_round_trip(root_hash: bytes, der: bytes, fingerprint: bytes | None) -> 
 def test_short_document_fills_exactly_what_repart_writes() -> None:
     assert len(pack(SignatureDocument(bytes(32), b"x"))) == 16384
     assert len(pack(SignatureDocument(bytes(32), bytes(12_300)))) == 20480
+
+
+def test_a_partition_that_exists_is_filled_or_too_short() -> None:
+    document = SignatureDocument(bytes(32), bytes(3200))
+    for length in (8192, 16384, 40960):
+        data = pack(document, length_bytes=length)
+        assert len(data) == length
+        assert parse(data) == document
+    with pytest.raises(InputError, match="has room for 4096"):
+        pack(document, length_bytes=4096)
+
+
+def test_empty_partition_says_that_it_is_not_signed_yet() -> None:
+    with pytest.raises(FormatError, match="is empty: the image is not signed yet"):
+        parse(bytes(16384))
 
 
 def test_unknown_keys_are_ignored() -> None:

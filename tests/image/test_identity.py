@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rofs.errors import FormatError, InputError
-from rofs.image.identity import UNKNOWN, XATTR, Identity, identity_of_tree, parse_identity, root_xattrs
+from rofs.image.identity import UNKNOWN, XATTR, Identity, identity_of_tree, parse_identity, root_xattrs, said_text
 from rofs.tree import Inode
 from tests.trees import ACL, MemorySource, directory, file
 
@@ -137,3 +137,11 @@ def test_the_root_keeps_its_other_xattrs() -> None:
     root = directory(xattrs=((b"security.a", b"1"), (XATTR, b"of an older image"), (b"user.z", b"2")))
     found = root_xattrs(root, UNKNOWN)
     assert found == ((b"security.a", b"1"), (XATTR, UNKNOWN.pack()), (b"user.z", b"2"))
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [("edge", "edge"), ("1.2~rc", "1.2~rc"), ("", None), ("a\x1b[2J", None), ("x" * 256, None), (None, None)],
+)
+def test_what_another_file_says_is_taken_only_when_fit(said: str | None, taken: str | None) -> None:
+    assert said_text(said) == taken

@@ -5,21 +5,39 @@ import dataclasses
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from rofs.ddi.gpt import PartitionSpec, plan_gpt, read_gpt
+from rofs.ddi.roles import PartitionRole, type_guid_of
 from rofs.erofs.writer import write_filesystem
 from rofs.errors import CorruptionError, FormatError, InputError, RofsError, TrustError
 from rofs.image import open as module
+from rofs.image.facts import shown_texts
 from rofs.image.identity import UNKNOWN
 from rofs.image.open import ImageFacts, open_chosen, open_file, open_image, read_table, reopen_image
 from rofs.image.paths import ReverseIndex
+from rofs.trust.image_policy import parse_image_policy
 from rofs.trust.verify import TrustPolicy
 from tests.conftest import SigningKeys
+from tests.trees import MemorySource, directory, file
+from tests.verity.doubles import MemoryDevice
 
-from .builder import BLOCK, ROOT, SIGNATURE, VERITY, Pristine, SmallImage, nids_of, read_inode
+from .builder import (
+    BLOCK,
+    ROOT,
+    SIGNATURE,
+    VERITY,
+    Pristine,
+    SmallImage,
+    build_pristine,
+    nids_of,
+    read_inode,
+    tiny_tree,
+)
 
 Defect = Callable[[SmallImage], object]
 
@@ -216,7 +234,6 @@ def test_every_block_flipped_is_right_or_refused(image: SmallImage, pristine: Pr
 def test_a_signer_of_a_hostile_filesystem(tmp_path: Path, signing_keys: SigningKeys) -> None:
     """A directory that contains itself, under a good signature: the walk ends, and paths stay finite."""
     from tests.erofs.builder import LyingFilesystem
-    from tests.trees import directory, file
 
     lying = LyingFilesystem(directory({b"dir": directory({b"aa": file(), b"cc": directory()})}))
     nid = lying.nid(b"dir")
@@ -242,18 +259,14 @@ def test_what_is_no_image_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"x", bytes(1 << 20), b"EFI PART" * 1000])
 def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
-    fd = open_file(str(tmp_path / "file"))
-    try:
-        with pytest.raises(FormatError):
-            open_image(fd, TrustPolicy(pinned_root_hash=bytes(32)))
-    finally:
-        os.close(fd)
+    with open_file(str(tmp_path / "file")) as files, pytest.raises(FormatError):
+        open_image(files, TrustPolicy(pinned_root_hash=bytes(32)))
 
 
 def test_a_file_changed_in_place_after_opening(image: SmallImage) -> None:
     with image.open() as opened:
         nid = nids_of(opened.filesystem, image.source)[id(next(i for i in image.source.tree.walk() if i.size > 20_000))]
-        offset = opened.facts.data_offset_bytes + opened.filesystem.extents(nid)[1].offset_bytes
+        offset = opened.facts.data_offset_bytes + list(opened.filesystem.extents(nid))[1].offset_bytes
         opened.filesystem.read(nid, 0, BLOCK)
         with image.path.open("r+b") as file:
             file.seek(offset)
@@ -335,11 +348,11 @@ def test_a_superblock_of_another_algorithm_or_length_is_refused(image: SmallImag
 
 def test_texts_of_a_hostile_image_are_made_fit_for_facts() -> None:
     texts = ["plain", "esc \x1b[2J\n", "x" * 5000, *(["more"] * 500)]
-    shown = module._for_facts(texts)
+    shown = shown_texts(texts)
     assert shown[:2] == ("plain", r"esc \x1b[2J\n")
     assert (len(shown[2]), shown[2][-3:]) == (4096, "...")
     assert (len(shown), shown[-1]) == (100, "and 404 more warnings")
-    assert module._for_facts(texts[:3]) == shown[:3]
+    assert shown_texts(texts[:3]) == shown[:3]
 
 
 def test_a_table_that_was_read_is_opened_without_reading_it_again(
@@ -391,8 +404,162 @@ def test_an_image_without_identity(
     monkeypatch.setattr(building, "write_filesystem", bare)
     monkeypatch.setattr(building, "root_xattrs", lambda *_: ())
     build(image.source, tmp_path / "bare.raw", signing_keys)
-    fd = open_file(str(tmp_path / "bare.raw"))
+    with open_file(str(tmp_path / "bare.raw")) as files:
+        assert open_image(files, signing_keys.policy).identity == UNKNOWN
+
+
+# Identity of images made by others
+
+
+def test_an_image_of_others_is_named_by_its_os_release(
+    tmp_path: Path, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rofs.image import build as building
+
+    from .builder import build
+
+    monkeypatch.setattr(building, "root_xattrs", lambda *_: ())
+    content = b'NAME="x"\nIMAGE_ID=edge\nIMAGE_VERSION="1.2"\n'
+    tree = directory({b"usr": directory({b"lib": directory({b"os-release": file(content)})})})
+    build(MemorySource(tree), tmp_path / "foreign.raw", signing_keys)
+    with open_file(str(tmp_path / "foreign.raw")) as files:
+        found = open_image(files, signing_keys.policy).identity
+        assert (found.name, found.version, found.rollback_index) == ("edge", "1.2", 0)
+        assert (found.acl, found.xattrs) == (True, True)  # nobody has said otherwise
+
+
+def test_a_partition_label_never_names_an_image(image: SmallImage) -> None:
+    label = "evil_9".encode("utf-16-le").ljust(72, b"\0")
+    image.edit_entries(lambda entries: [e[:56] + label for e in entries])
+    with image.open() as opened:
+        assert (opened.identity.name, opened.identity.version) == ("demo", "1")
+
+
+# Several sets in one table
+
+
+@dataclasses.dataclass
+class TwoSets:
+    """A table with the partitions of two images, in any order."""
+
+    path: Path
+    root_hashes: tuple[bytes, bytes]
+
+    @classmethod
+    def make(cls, path: Path, images: Sequence[bytes], *, seed: int, leave_out: Sequence[int] = ()) -> TwoSets:
+        parts = []
+        for data in images:
+            for partition in read_gpt(MemoryDevice(data)).partitions:
+                spec = PartitionSpec(
+                    type_guid=partition.type_guid,
+                    uuid=partition.uuid,
+                    label=partition.label,
+                    length_bytes=partition.length_bytes,
+                )
+                parts.append((spec, data[partition.offset_bytes : partition.offset_bytes + partition.length_bytes]))
+        hashes = [parts[n][0].uuid.bytes + parts[n + 1][0].uuid.bytes for n in (0, 3)]
+        parts = [part for n, part in enumerate(parts) if n not in leave_out]
+        random.Random(seed).shuffle(parts)
+        plan = plan_gpt([spec for spec, _ in parts], UUID(int=1))
+        whole = bytearray(plan.size_bytes)
+        whole[: len(plan.primary)] = plan.primary
+        whole[plan.backup_offset_bytes :] = plan.backup
+        for offset, (_, content) in zip(plan.offsets_bytes, parts, strict=True):
+            whole[offset : offset + len(content)] = content
+        path.write_bytes(whole)
+        return cls(path, (hashes[0], hashes[1]))
+
+
+@pytest.fixture(scope="session")
+def other_image(tmp_path_factory: pytest.TempPathFactory, signing_keys: SigningKeys) -> bytes:
+    path = tmp_path_factory.mktemp("other") / "other.raw"
+    return build_pristine(path, signing_keys, tiny_tree()).data
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_sets_in_one_shuffled_table_are_matched_by_root_hash(
+    tmp_path: Path, pristine: Pristine, other_image: bytes, signing_keys: SigningKeys, seed: int
+) -> None:
+    sets = TwoSets.make(tmp_path / "two.raw", (pristine.data, other_image), seed=seed)
+    with open_file(str(sets.path)) as files:
+        for root_hash, name in zip(sets.root_hashes, (b"tails", b"file"), strict=True):
+            both = dataclasses.replace(signing_keys.policy, pinned_root_hash=root_hash)
+            for policy in (TrustPolicy(pinned_root_hash=root_hash), both):
+                opened = open_image(files, policy)
+                assert opened.root.digest == root_hash
+                assert opened.filesystem.lookup(opened.filesystem.root_nid, name) is not None
+            assert opened.root.accepted_by == "signature+root-hash"
+        with pytest.raises(FormatError, match="does not tell which to use; choose with --root-hash"):
+            open_image(files, signing_keys.policy)
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "missing"),
+    [((0, 3), "data partition"), ((1, 4), "hash tree"), ((0, 1, 3, 4), "no root or usr data partition")],
+)
+def test_no_complete_set_of_two_says_what_is_missing(
+    tmp_path: Path,
+    pristine: Pristine,
+    other_image: bytes,
+    signing_keys: SigningKeys,
+    leave_out: tuple[int, ...],
+    missing: str,
+) -> None:
+    sets = TwoSets.make(tmp_path / "two.raw", (pristine.data, other_image), seed=1, leave_out=leave_out)
+    with open_file(str(sets.path)) as files, pytest.raises(FormatError, match=missing):
+        open_image(files, signing_keys.policy)
+
+
+def test_half_of_a_second_set_is_passed_over(
+    tmp_path: Path, pristine: Pristine, other_image: bytes, signing_keys: SigningKeys
+) -> None:
+    sets = TwoSets.make(tmp_path / "two.raw", (pristine.data, other_image), seed=3, leave_out=(4,))
+    with open_file(str(sets.path)) as files:
+        assert open_image(files, signing_keys.policy).root.digest == sets.root_hashes[0]
+
+
+# Images for /usr only
+
+
+def as_usr(image: SmallImage) -> SmallImage:
+    types = {
+        type_guid_of(role, "x86-64").bytes_le: type_guid_of(PartitionRole[role.name.replace("ROOT", "USR")], "x86-64")
+        for role in (ROOT, VERITY, SIGNATURE)
+    }
+    return image.edit_entries(lambda entries: [types[e[:16]].bytes_le + e[16:] for e in entries])
+
+
+def test_an_image_for_usr_only(image: SmallImage) -> None:
+    as_usr(image)
+    read_all(image)
+    read_all(image, image.pinned)
+    fd = os.open(image.path, os.O_RDONLY)
     try:
-        assert open_image(fd, signing_keys.policy).identity == UNKNOWN
+        assert read_table(fd).designator == "usr"
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("policy", "of_root", "of_usr"),
+    [
+        ("root=signed", True, False),
+        ("usr=signed", False, True),
+        ("root=signed:usr=signed", True, True),
+        ("=signed", True, True),
+        ("root=absent:usr=signed", False, True),
+        ("root=signed:=ignore", True, False),
+        ("-", False, False),
+    ],
+)
+def test_the_policy_of_what_the_image_is_for_decides(
+    image: SmallImage, policy: str, of_root: bool, of_usr: bool
+) -> None:
+    trust = dataclasses.replace(image.keys.policy, image_policy=parse_image_policy(policy))
+    for accepted, change in ((of_root, lambda i: i), (of_usr, as_usr)):
+        change(image)
+        if accepted:
+            read_all(image, trust)
+            continue
+        with pytest.raises(TrustError, match=f"image policy {policy} does not allow"), image.open(trust):
+            pass

@@ -172,3 +172,40 @@ def test_several_certificates_in_one_file(tmp_path: Path) -> None:
 def test_mismatched_pair_names_both_public_keys() -> None:
     with pytest.raises(InputError, match=r"public key [0-9a-f]{64} of the key, [0-9a-f]{64} of"):
         keys.check_pair(pair().key, pair(common_name="Bob").certificate)
+
+
+class TestPassphrase:
+    @pytest.mark.parametrize("key_type", ["p256", "rsa3072"])
+    def test_key_is_encrypted_and_opens_with_it(self, tmp_path: Path, key_type: keys.KeyType) -> None:
+        key, certificate = keys.generate(
+            str(tmp_path), key_type=key_type, common_name="x", now=NOW, passphrase=b"se\xffcret"
+        )
+        assert Path(os.fsdecode(key)).read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+        loaded = keys.load_private_key(key, lambda: b"se\xffcret")
+        keys.check_pair(loaded, keys.load_certificates(certificate)[0])
+
+    @needs_openssl
+    @pytest.mark.parametrize("form", [["pkcs8", "-topk8"], ["ec", "-aes256"]], ids=["PKCS#8", "traditional"])
+    def test_keys_that_openssl_encrypted(self, tmp_path: Path, form: list[str]) -> None:
+        path = tmp_path / "key"
+        openssl(*form, "-in", pair().key_path, "-passout", "pass:secret", "-out", path)
+        keys.check_pair(keys.load_private_key(str(path), lambda: b"secret"), pair().certificate)
+
+    @pytest.mark.parametrize("wrong", [b"wrong", b"", b"x" * 5000])
+    def test_wrong_passphrase_is_no_riddle(self, tmp_path: Path, wrong: bytes) -> None:
+        key, _ = keys.generate(str(tmp_path), common_name="x", now=NOW, passphrase=b"secret")
+        with pytest.raises(InputError) as caught:
+            keys.load_private_key(key, lambda: wrong)
+        assert str(caught.value) == f"{os.fsdecode(key)} cannot be decrypted: the passphrase is wrong"
+
+    def test_it_is_asked_for_only_when_needed(self) -> None:
+        def never() -> bytes:
+            raise AssertionError
+
+        keys.load_private_key(pair().key_path, never)
+
+    @pytest.mark.parametrize("passphrase", [b"", b"x" * 1024])
+    def test_passphrase_that_nobody_could_use(self, tmp_path: Path, passphrase: bytes) -> None:
+        with pytest.raises(InputError, match="expected 1 to 1023"):
+            keys.generate(str(tmp_path / "new"), common_name="x", now=NOW, passphrase=passphrase)
+        assert not (tmp_path / "new").exists()

@@ -108,6 +108,55 @@ def test_too_many_signers() -> None:
         pkcs7.parse_signed_data(openssl_sign(pair(), *extra))
 
 
+def test_merged_signatures_each_verify() -> None:
+    signers = pair(), pair(common_name="Bob"), pair("rsa3072", "Carol")
+    der = pkcs7.sign(ROOT_HASH, signers[0].key, signers[0].certificate)
+    for signer in signers[1:]:
+        der = pkcs7.merge_signed_data(der, pkcs7.sign(ROOT_HASH, signer.key, signer.certificate))
+    signed = pkcs7.parse_signed_data(der)
+    assert len(signed.signers) == len(signed.certificates) == 3
+    for signer in signers:
+        (info,) = [info for info in signed.signers if info.serial_number == signer.certificate.serial_number]
+        pkcs7.verify_signer(info, CONTENT, signer.certificate.public_key())
+
+
+def test_a_renewed_signature_takes_the_place_of_the_old_one() -> None:
+    old, new = (pkcs7.sign(ROOT_HASH, pair().key, pair().certificate) for _ in range(2))
+    assert old != new
+    (info,) = pkcs7.parse_signed_data(pkcs7.merge_signed_data(old, new)).signers
+    assert info == pkcs7.parse_signed_data(new).signers[0]
+
+
+@needs_openssl
+@pytest.mark.parametrize("first", [["-noattr"], []])
+def test_openssl_accepts_merged_signatures(first: list[str], tmp_path: Path) -> None:
+    bob, carol = pair(common_name="Bob"), pair("rsa3072", "Carol")
+    merged = pkcs7.merge_signed_data(openssl_sign(carol, *first), pkcs7.sign(ROOT_HASH, bob.key, bob.certificate))
+    (tmp_path / "sig.p7").write_bytes(merged)
+    (tmp_path / "hex.txt").write_bytes(CONTENT)
+    (tmp_path / "both.pem").write_text("".join(Path(p.certificate_path).read_text() for p in (bob, carol)))
+    files = "-in", tmp_path / "sig.p7", "-content", tmp_path / "hex.txt", "-certfile", tmp_path / "both.pem"
+    assert openssl("smime", "-verify", "-inform", "der", *files, "-nointern", "-noverify", "-binary") == CONTENT
+
+
+def test_a_ninth_signer_is_one_too_many() -> None:
+    der = pkcs7.sign(ROOT_HASH, pair().key, pair().certificate)
+    for n in range(7):
+        made = pair(common_name=f"signer {n}")
+        der = pkcs7.merge_signed_data(der, pkcs7.sign(ROOT_HASH, made.key, made.certificate))
+    bob = pair(common_name="Bob")
+    with pytest.raises(FormatError, match="9 signers"):
+        pkcs7.merge_signed_data(der, pkcs7.sign(ROOT_HASH, bob.key, bob.certificate))
+
+
+@pytest.mark.parametrize("broken", [b"", b"junk"])
+def test_what_is_no_signature_is_not_merged(broken: bytes) -> None:
+    good = pkcs7.sign(ROOT_HASH, pair().key, pair().certificate)
+    for first, second in ((broken, good), (good, broken)):
+        with pytest.raises(FormatError):
+            pkcs7.merge_signed_data(first, second)
+
+
 @needs_openssl
 def test_signature_over_other_content_with_attributes() -> None:
     der = openssl_sign(pair(), content=OTHER_ROOT_HASH.hex().encode())

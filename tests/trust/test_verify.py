@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from rofs.errors import TrustError
 from rofs.trust import keys, pkcs7
+from rofs.trust.image_policy import parse_image_policy
 from rofs.trust.verify import (
     Signer,
+    TrustedCertificate,
     TrustPolicy,
     VerifiedRootHash,
     establish_trust,
@@ -119,6 +121,74 @@ class TestPinnedRootHash:
         subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 
+def under(text: str, policy: TrustPolicy = TRUST_ALICE) -> TrustPolicy:
+    return dataclasses.replace(policy, image_policy=parse_image_policy(text))
+
+
+class TestImagePolicy:
+    @pytest.mark.parametrize("text", ["root=signed", "root=verity+signed", "=signed", "root=open", "*", "root=verity"])
+    def test_a_good_signature_is_enough(self, text: str) -> None:
+        assert establish_trust(ROOT_HASH, BY_ALICE, policy=under(text)).accepted_by == "signature"
+
+    @pytest.mark.parametrize("text", ["root=verity", "root=unprotected", "root=verity+signed", "=open", "*"])
+    @pytest.mark.parametrize("der", [None, b"junk"])
+    def test_what_allows_verity_takes_the_root_hash_from_the_image(self, text: str, der: bytes | None) -> None:
+        for policy in (under(text, TrustPolicy()), under(text)):
+            assert establish_trust(ROOT_HASH, der, policy=policy).accepted_by == "unsigned"
+        assert explain(ROOT_HASH, der, policy=under(text)).clause in {"root=verity", text}
+
+    @pytest.mark.parametrize("text", ["root=signed", "=signed", "root=signed+encrypted", "root=signed:usr=open"])
+    def test_signed_refuses_what_is_only_verity(self, text: str) -> None:
+        assert "is not signed" in refused(None, under(text))
+        assert "nothing is trusted" in refused(None, under(text, TrustPolicy()))
+
+    @pytest.mark.parametrize("text", ["root=absent", "root=unused", "root=encrypted", "~", "-", "usr=signed"])
+    def test_what_forbids_the_partition_refuses_even_what_is_signed_and_pinned(self, text: str) -> None:
+        policy = dataclasses.replace(under(text), pinned_root_hash=ROOT_HASH, allow_unsigned=True)
+        message = refused(BY_ALICE, policy)
+        assert f"image policy {text} does not allow that it is used: " in message
+        assert explain(ROOT_HASH, BY_ALICE, policy=policy).clause in message
+
+    def test_a_pinned_root_hash_satisfies_signed(self) -> None:
+        policy = under("root=signed", TrustPolicy(pinned_root_hash=ROOT_HASH))
+        assert establish_trust(ROOT_HASH, None, policy=policy).accepted_by == "root-hash"
+
+    def test_a_pinned_root_hash_must_match_whatever_is_open(self) -> None:
+        assert "is pinned" in refused(BY_ALICE, under("*", TrustPolicy(pinned_root_hash=OTHER_ROOT_HASH)))
+
+    def test_the_clause_of_the_designator_decides(self) -> None:
+        policy = under("root=open:usr=signed", TrustPolicy())
+        assert establish_trust(ROOT_HASH, None, policy=policy, designator="root").accepted_by == "unsigned"
+        with pytest.raises(TrustError, match="nothing is trusted"):
+            establish_trust(ROOT_HASH, None, policy=policy, designator="usr")
+        assert explain(ROOT_HASH, None, policy=policy, designator="usr").clause == "usr=signed"
+
+    def test_allow_unsigned_is_told_beside_the_clause(self) -> None:
+        decision = explain(ROOT_HASH, None, policy=TrustPolicy(allow_unsigned=True))
+        assert decision.clause == "root=signed, but --allow-unsigned"
+        assert decision.reason == "unsigned images are allowed (root=signed, but --allow-unsigned)"
+
+
+class TestWhatIsNamedInARefusal:
+    SKIPPED = (("/etc/verity.d/signer.pem", "its name does not end in .crt"), ("/etc/verity.d/README", "no"))
+
+    def test_files_that_somebody_may_have_meant(self) -> None:
+        for policy in (TRUST_BOB, TrustPolicy()):
+            message = refused(BY_ALICE, dataclasses.replace(policy, skipped=self.SKIPPED))
+            assert "skipped: /etc/verity.d/signer.pem (its name does not end in .crt)" in message
+            assert "README" not in message
+
+    def test_hundreds_of_skipped_files_are_counted(self) -> None:
+        skipped = tuple((f"/x/{n}.pem", "why") for n in range(300))
+        message = refused(BY_ALICE, dataclasses.replace(TRUST_BOB, skipped=skipped))
+        assert "and 295 more" in message
+        assert len(message) < 1500
+
+    def test_directories_that_were_searched_in_vain(self) -> None:
+        message = refused(BY_ALICE, TrustPolicy(searched=("/etc/verity.d", "/run/verity.d")))
+        assert "no certificate in /etc/verity.d, /run/verity.d" in message
+
+
 class TestAllowUnsigned:
     def test_without_signature(self) -> None:
         policy = TrustPolicy(allow_unsigned=True)
@@ -167,6 +237,20 @@ class TestReports:
         assert report.trusted
         assert report.detail == f"verified with {ALICE.certificate_path}"
         assert decision.reason.startswith("signed by CN=Alice (")
+
+    def test_each_certificate_says_what_it_came_to(self) -> None:
+        policy = TrustPolicy(certificates=(BOB.trusted, ALICE.trusted, CAROL.trusted))
+        bob, alice, carol = explain(ROOT_HASH, BY_ALICE, policy=policy).certificates
+        assert (alice.path, alice.verified) == (ALICE.certificate_path, True)
+        assert not bob.verified
+        assert not carol.verified
+        assert "another certificate verified" in bob.detail
+        (bob,) = explain(ROOT_HASH, BY_ALICE, policy=TRUST_BOB).certificates
+        assert bob.detail == "verified none of 1 signatures: signature does not match the root hash under this key"
+        (bob,) = explain(ROOT_HASH, None, policy=TRUST_BOB).certificates
+        assert bob.detail == "the image is not signed"
+        (bob,) = explain(ROOT_HASH, b"junk", policy=TRUST_BOB).certificates
+        assert "malformed" in bob.detail
 
     @pytest.mark.parametrize("policy", [TrustPolicy(), TrustPolicy(pinned_root_hash=ROOT_HASH)], ids=["none", "pin"])
     def test_signers_are_listed_when_nothing_verifies_them(self, policy: TrustPolicy) -> None:
@@ -218,6 +302,36 @@ class TestForeignSignatures:
         der = openssl_sign(expired)
         policy = TrustPolicy(certificates=(expired.trusted,))
         assert establish_trust(ROOT_HASH, der, policy=policy).accepted_by == "signature"
+
+
+class TestClock:
+    """Certificates are pinned leaves: what a clock says has no part in the decision."""
+
+    @pytest.mark.parametrize("years", [(1971, 1972), (2100, 2101)], ids=["expired long ago", "valid in the future"])
+    def test_dates_of_a_certificate_mean_nothing(self, years: tuple[int, int]) -> None:
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Dated")])
+        begin, end = (dt.datetime(year, 1, 1, tzinfo=dt.UTC) for year in years)
+        builder = x509.CertificateBuilder(name, name, ALICE.key.public_key(), 1, begin, end)
+        certificate = builder.sign(ALICE.key, hashes.SHA256())
+        trusted = TrustedCertificate("dated.crt", certificate, keys.fingerprint(certificate))
+        der = pkcs7.sign(ROOT_HASH, ALICE.key, certificate)
+        assert establish_trust(ROOT_HASH, der, policy=TrustPolicy((trusted,))).accepted_by == "signature"
+
+
+def test_right_ca_but_wrong_certificate_is_refused() -> None:
+    """The CA is trusted, and signed Bob's certificate: only a leaf that is pinned itself counts."""
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    leaf = x509.CertificateBuilder(
+        ALICE.certificate.subject,
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Leaf")]),
+        BOB.key.public_key(),
+        7,
+        now,
+        now + dt.timedelta(days=1),
+    ).sign(ALICE.key, hashes.SHA256())
+    message = refused(pkcs7.sign(ROOT_HASH, BOB.key, leaf), TRUST_ALICE)
+    assert keys.fingerprint(leaf) in message
+    assert keys.fingerprint(ALICE.certificate) in message
 
 
 def _harmless(der: bytes) -> set[int]:
