@@ -53,8 +53,13 @@ class _Verb:
 _VERBS = (
     _Verb("keygen", "make a signing key and its certificate"),
     _Verb("build", "build a signed image of a directory"),
+    _Verb("sign", "sign an image, or add a signature made elsewhere"),
     _Verb("verify", "check an image: signature, then every block"),
     _Verb("inspect", "say what an image is and whether it would be accepted"),
+    _Verb("ls", "list what is in an image"),
+    _Verb("cat", "write the content of files in an image"),
+    _Verb("extract", "unpack an image into a directory"),
+    _Verb("diff", "compare two images, or an image and a directory"),
     _Verb("mount", "mount a verified image; refuse and record every change"),
     _Verb("umount", "unmount"),
     _Verb("status", "show mounts"),

@@ -23,6 +23,13 @@ def out_json(value: Any, *, indent: int | None = 2) -> None:
     _print(json.dumps(value, indent=indent, sort_keys=indent is not None))
 
 
+def out_bytes(data: bytes) -> None:
+    """Write bytes as they are, behind what was written before."""
+    with _writing():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+
+
 def flush() -> None:
     """Write out what is still buffered.
 

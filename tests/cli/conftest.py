@@ -15,6 +15,7 @@ import pytest
 
 from rofs.cli.main import main
 from rofs.fuse import places
+from rofs.trust import store
 from tests.conftest import SigningKeys
 
 
@@ -72,6 +73,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(autouse=True)
 def _nothing_of_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "runtime_directory", lambda: str(tmp_path / "runtime"))
+    monkeypatch.setattr(store, "DEFAULT_DIRECTORIES", (str(tmp_path / "verity.d"),))
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
 
 

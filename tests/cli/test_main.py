@@ -108,7 +108,7 @@ def test_interrupt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         ((), "no verb given; see rofs --help"),
         (("party",), "invalid choice: 'party'"),
         (("status", "--party"), "--party; see rofs"),
-        (("build",), "SOURCE, -o/--output, --key, --cert; see rofs build --help"),
+        (("build",), "SOURCE, -o/--output; see rofs build --help"),
         (("keygen", "x", "--type", "p521"), "invalid choice: 'p521'"),
         (("build", "x", "--rollback-index", "one"), "invalid int value: 'one'"),
         (("audit",), "show|verify; see rofs audit --help"),

@@ -90,6 +90,17 @@ def test_an_honest_filesystem() -> None:
     assert compare(b"file") == 3_000_000 + len(b"linked" + b"x")
 
 
+def test_holes_are_compared_as_what_they_read_as() -> None:
+    source = MemorySource(directory({b"file": file(bytes(5 << 20) + b"x")}))
+    done: list[int] = []
+    compare_with_source(source, LyingReader(source, b"file"), root_xattrs=(), progress=done.append)
+    assert sum(done) == (5 << 20) + 1
+    liar = LyingReader(source, b"file")
+    liar.content_from = 3_000_000
+    with pytest.raises(ImageError, match="content expected"):
+        compare_with_source(source, liar, root_xattrs=())
+
+
 def change(entry: bytes, **fields: object) -> Callable[[list[DirEntry]], list[DirEntry]]:
     return lambda entries: [dataclasses.replace(e, **fields) if e.name == entry else e for e in entries]  # type: ignore[arg-type]
 

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells two trees apart: what was added, removed, changed, and how.
+
+Contents are compared byte by byte, and those of an image verified on the way: leaf digests would find
+equal blocks without reading them, but would call a block equal that has become corrupt. Does not know
+what the trees are kept in, nor how differences are shown.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from rofs.errors import ImageError
+from rofs.image.lookup import at
+from rofs.image.sides import EntryFacts, Key, Side
+
+Kind = Literal["added", "removed", "changed", "unreadable"]
+
+
+class Change(NamedTuple):
+    """One way in which an entry differs.
+
+    Attributes:
+        what: type, mode, owner, mtime, size, content, target, device, xattr or links.
+        old: In the first tree: bits of the type or mode, (uid, gid), nanoseconds, bytes, the target, the
+            device number, the value of the xattr, or the first path of the inode; None when there is none.
+        new: In the second.
+        name: Of the xattr.
+    """
+
+    what: str
+    old: Any = None
+    new: Any = None
+    name: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An entry that is not the same in both trees.
+
+    Attributes:
+        path: From the root, beginning with `/`.
+        kind: `added` is in the second tree alone, `removed` in the first alone; `unreadable` could not be
+            compared, in at least one of them.
+        mode: Of what was added or removed; in the first tree for what changed; 0 when unknown.
+        changes: What changed.
+        error: Why it could not be compared: a message that names the path.
+    """
+
+    path: bytes
+    kind: Kind
+    mode: int = 0
+    changes: tuple[Change, ...] = ()
+    error: ImageError | None = None
+
+
+class _Place:
+    """A directory or an entry in it; the path is put together only when somebody asks."""
+
+    __slots__ = ("_name", "_parent")
+
+    def __init__(self, name: bytes = b"", parent: _Place | None = None) -> None:
+        self._name = name
+        self._parent = parent
+
+    def path(self) -> bytes:
+        names = []
+        place: _Place | None = self
+        while place is not None and place._parent is not None:  # noqa: SLF001 - one of its own
+            names.append(place._name)  # noqa: SLF001
+            place = place._parent  # noqa: SLF001
+        return b"/" + b"/".join(reversed(names))
+
+
+def diff_trees(old: Side, new: Side, *, progress: Callable[[int], None] = lambda _: None) -> Iterator[Difference]:
+    """Everything that differs, depth first, names bytewise.
+
+    Args:
+        old: The first tree.
+        new: The second.
+        progress: Called with the number of content bytes just compared.
+
+    Yields:
+        One difference per entry. What is below an added or removed directory comes too; what is below
+        an unreadable one does not.
+
+    Raises:
+        InputError: A file of a directory cannot be read, or changed meanwhile.
+    """
+    walk = _Walk(old, new, progress)
+    stack = [_Pair(_Place(), old.root, new.root)]
+    while stack:
+        pair = stack.pop()
+        difference: Difference | None
+        try:
+            with at(pair.place.path):
+                walk.read_facts(pair)
+                difference = walk.compare(pair)
+                below = walk.below(pair)
+        except ImageError as error:
+            difference, below = Difference(pair.place.path(), "unreadable", error=error), []
+        if difference is not None:
+            yield difference
+        stack += below
+
+
+@dataclass(slots=True)
+class _Pair:
+    """One path in both trees; None stands for what is not there."""
+
+    place: _Place
+    old: Key | None
+    new: Key | None
+    before: EntryFacts | None = None
+    after: EntryFacts | None = None
+
+
+class _Walk:
+    def __init__(self, old: Side, new: Side, progress: Callable[[int], None]) -> None:
+        self._old = old
+        self._new = new
+        self._progress = progress
+        # Where each inode with several names was found first: what hard links are known by.
+        self._old_firsts: dict[Key, _Place] = {}
+        self._new_firsts: dict[Key, _Place] = {}
+
+    def read_facts(self, pair: _Pair) -> None:
+        if pair.old is not None:
+            pair.before = self._old.facts(pair.old)
+        if pair.new is not None:
+            pair.after = self._new.facts(pair.new)
+
+    def compare(self, pair: _Pair) -> Difference | None:
+        before, after = pair.before, pair.after
+        old_first = _first(self._old_firsts, pair.old, before, pair.place)
+        new_first = _first(self._new_firsts, pair.new, after, pair.place)
+        if before is None or after is None:
+            present = before or after
+            assert present is not None
+            return Difference(pair.place.path(), "added" if before is None else "removed", present.mode)
+        changes = list(_attribute_changes(before, after))
+        if stat.S_ISREG(before.mode) and stat.S_ISREG(after.mode):
+            if before.size != after.size:
+                changes += [Change("size", before.size, after.size), Change("content")]
+            elif not self._same_content(pair, before.size):
+                changes.append(Change("content"))
+        # Both trees are walked in one order: links are the same when every name has the same first one.
+        if old_first != new_first:
+            changes.append(Change("links", old_first, new_first))
+        return Difference(pair.place.path(), "changed", before.mode, tuple(changes)) if changes else None
+
+    def below(self, pair: _Pair) -> list[_Pair]:
+        """What is in a directory, last name first."""
+        old = self._old.names(pair.old) if pair.before and stat.S_ISDIR(pair.before.mode) else {}
+        new = self._new.names(pair.new) if pair.after and stat.S_ISDIR(pair.after.mode) else {}
+        names = sorted(old.keys() | new.keys(), reverse=True)
+        return [_Pair(_Place(name, pair.place), old.get(name), new.get(name)) for name in names]
+
+    def _same_content(self, pair: _Pair, size: int) -> bool:
+        streams = _Stream(self._old.contents(pair.old), size), _Stream(self._new.contents(pair.new), size)
+        offset = 0
+        while offset < size:
+            before, after = (stream.at(offset) for stream in streams)
+            length = min(before.length, after.length)
+            if not _equal(before.data, after.data, length):
+                return False
+            offset += length
+            self._progress(length)
+        return True
+
+
+def _first(firsts: dict[Key, _Place], key: Key | None, facts: EntryFacts | None, place: _Place) -> bytes | None:
+    """The path that an inode was found at before, None when it is new."""
+    if facts is None or not facts.linked or stat.S_ISDIR(facts.mode):
+        return None
+    first = firsts.setdefault(key, place)
+    return None if first is place else first.path()
+
+
+def _attribute_changes(old: EntryFacts, new: EntryFacts) -> Iterator[Change]:
+    for what, before, after in (
+        ("type", stat.S_IFMT(old.mode), stat.S_IFMT(new.mode)),
+        ("mode", stat.S_IMODE(old.mode), stat.S_IMODE(new.mode)),
+        ("owner", (old.uid, old.gid), (new.uid, new.gid)),
+        ("mtime", old.mtime_ns, new.mtime_ns),
+        ("device", old.rdev, new.rdev),
+        ("target", old.target, new.target),
+    ):
+        if before != after:
+            yield Change(what, before, after)
+    for name in sorted(old.xattrs.keys() | new.xattrs.keys()):
+        if old.xattrs.get(name) != new.xattrs.get(name):
+            yield Change("xattr", old.xattrs.get(name), new.xattrs.get(name), name)
+
+
+class _Part(NamedTuple):
+    """What stands in a content from some offset on; no data is a hole."""
+
+    length: int
+    data: bytes | None
+
+
+class _Stream:
+    """The content of a file, to be asked for ascending offsets."""
+
+    def __init__(self, pieces: Iterator[tuple[int, bytes]], size: int) -> None:
+        self._pieces = pieces
+        self._size = size
+        self._start, self._data = 0, b""
+
+    def at(self, offset: int) -> _Part:
+        while self._start + len(self._data) <= offset < self._size:
+            self._start, self._data = next(self._pieces, (self._size, b""))
+        if offset < self._start:
+            return _Part(self._start - offset, None)
+        data = self._data[offset - self._start :]
+        return _Part(len(data), data)
+
+
+def _equal(old: bytes | None, new: bytes | None, length: int) -> bool:
+    """Whether both begin with the same bytes, a hole with zeros."""
+    if old is None and new is None:
+        return True
+    zeros = b"" if old is not None and new is not None else bytes(length)
+    return (zeros if old is None else old[:length]) == (zeros if new is None else new[:length])
