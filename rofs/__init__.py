@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """rofs: signed images, every block verified on every read, every refused write recorded.
 
-For programs: `open_image` an image's descriptor from `open_file` under a `TrustPolicy` and read the
-result's `filesystem`; `build_image` of a `DirectorySource`. The rest is for rofs itself and may change.
+For programs: `open_image` what `open_file` gives under a `TrustPolicy` and read the result's
+`filesystem`; `build_image` of a `DirectorySource`. The rest is for rofs itself and may change.
 """
 
 from __future__ import annotations

@@ -92,6 +92,22 @@ def test_daily_use_says_what_the_readme_shows(tmp_path: Path) -> None:
             subprocess.run([BIN / "rofs", "umount", tmp_path / "mnt"], check=True, timeout=60)
 
 
+def test_a_containers_image_is_built_as_the_readme_shows(tmp_path: Path) -> None:
+    """With a stand-in for docker, which needs a daemon: it gives the archive of a tree."""
+    for path in ("box/etc", "box/var/cache/x", "extra/etc", "bin"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "box" / "etc" / "motd").write_text("hello\n")
+    (tmp_path / "bin" / "docker").write_text('#!/bin/sh\ntest "$*" = "export box" && exec tar -C box -cf - .\n')
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{BIN}:{os.environ['PATH']}"}
+    command = f"set -e -o pipefail; rofs keygen keys >/dev/null; {block('sh', 'container')}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=True
+    )
+    assert (len(done.stdout), done.stderr) == (65, b"")
+    assert (tmp_path / "box.raw").exists()
+
+
 @pytest.mark.parametrize("command", ["scripts/demo", "scripts/test"])
 def test_the_named_scripts_are_there(command: str) -> None:
     assert f"```sh\n{command}\n```" in README
