@@ -47,6 +47,25 @@ def pack_acl(text: bytes) -> bytes:
     return _VERSION.pack(2) + b"".join(_ENTRY.pack(*entry) for entry in entries)
 
 
+def check_acl(value: bytes) -> None:
+    """Check that a value is one that the kernel would have taken; it refuses to read others, for everybody.
+
+    Raises:
+        ValueError: It is no ACL; the text says why.
+    """
+    entries = _entries(value)
+    tags = [tag for tag, _, _ in entries]
+    if len(value) < _VERSION.size or _VERSION.unpack_from(value)[0] != 2 or not entries:
+        raise ValueError(f"its ACL of {len(value)} bytes is none: version 2 and entries expected")
+    keys = {(tag, number if tag in {_USER, _GROUP} else _NO_ID) for tag, _, number in entries}
+    whole = set(tags) >= _REQUIRED and (_MASK in tags or not set(tags) & {_USER, _GROUP})
+    known = set(tags) <= {_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER}
+    if tags != sorted(tags) or not known or not whole or len(keys) < len(entries):
+        raise ValueError("its ACL is none: entries are unknown, out of order, missing or there twice")
+    if any(permissions > 7 for _, permissions, _ in entries):
+        raise ValueError("its ACL has permissions other than r, w and x")
+
+
 def says_no_more_than_the_mode(value: bytes) -> bool:
     """Whether an access ACL has only the three entries that the permission bits are; none is stored for them."""
     return len(value) <= _VERSION.size + len(_REQUIRED) * _ENTRY.size

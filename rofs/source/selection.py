@@ -117,6 +117,8 @@ def _name_regex(name: str) -> str:
 
 
 def _class_regex(members: str) -> str:
+    if members.startswith(("[:", "![:")):  # gitignore(5) has these; to take them for letters would exclude nothing
+        raise ValueError(f"[{members}]] in a pattern is a POSIX class, which is not supported; write the range, as 0-9")
     negated = members.startswith("!")
     ranges = re.sub(r"([\\\[\]^&|~])", r"\\\1", members.removeprefix("!"))
     text = f"[^/{ranges}]" if negated else f"(?!/)[{ranges}]"

@@ -39,8 +39,10 @@ _SPARSE_AT, _SPARSE_PAIRS, _SPARSE_FLAG_AT, _SPARSE_SIZE = 386, 4, 482, slice(48
 _EXTENSION_PAIRS, _EXTENSION_FLAG_AT = 21, 504
 _PAIR_BYTES = 24
 
-# 64 MiB of memory; more pieces than that no file has that is worth an image.
-MAX_EXTENTS = 1 << 22
+# Of all members together: 16 MiB of memory. Archives of a few kilobytes can hold millions of empty pieces.
+MAX_EXTENTS = 1 << 20
+# What 2^32 blocks of 4096 bytes hold, which is the most that EROFS can address.
+MAX_FILE_BYTES = ((1 << 32) - 1) * 4096
 
 _RECORD = re.compile(rb"([0-9]{1,10}) ([^=]+)=")
 _TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")

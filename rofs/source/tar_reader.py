@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rofs.errors import InputError, printable
@@ -20,6 +20,7 @@ from rofs.source.tar_format import BLOCK_BYTES, Header
 
 # All xattrs of an inode of an image fit into 256 KiB; bsdtar writes each twice, and sparse maps come on top.
 _MAX_RECORDS_BYTES = 8 << 20
+_MAX_GLOBALS_BYTES = 64 << 10
 _MAX_NAME_BYTES = 1 << 20  # 4000 components of the longest names
 _WINDOW_BYTES = 32 << 10  # headers of small files stand close together
 _SCAN_BYTES = 1 << 20
@@ -90,6 +91,7 @@ class TarReader:
         self._end = os.fstat(fd).st_size
         self._window, self._window_at = b"", start
         self._globals: dict[bytes, bytes] = {}
+        self._extents = 0  # of all members so far
         self._where: tuple[str, bytes] | None = None  # at or after which member we are, for errors
 
     def members(self) -> Iterator[Member]:
@@ -104,13 +106,19 @@ class TarReader:
                 said = said or _Said()
                 _SAY[header.typeflag](self, header, said)
             elif header.typeflag == fmt.PAX_GLOBAL:
-                self._globals |= self._records(header)
+                self._add_globals(self._records(header))
             elif header.typeflag != fmt.GNU_LABEL:
                 yield self._member(header, said or _Said())
                 said = None
         if said is not None:
             raise self._error("an extended header has no member behind it")
         self._check_rest()
+
+    def _add_globals(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Every member repeats them, so they have to be few; git-archive(1) writes one, a comment."""
+        self._globals |= records
+        if sum(len(key) + len(value) for key, value in self._globals.items()) > _MAX_GLOBALS_BYTES:
+            raise self._error(f"its global headers have more than {_MAX_GLOBALS_BYTES} bytes")
 
     # Reading
 
@@ -224,8 +232,13 @@ class TarReader:
             text = records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size")
             member.size = fmt.parse_decimal("real size", text) if text and member.extents is not None else stored
         member.offset, member.stored_bytes = self._at, end - self._at
+        if member.size > fmt.MAX_FILE_BYTES:
+            raise ValueError(f"its size is {member.size}, at most {fmt.MAX_FILE_BYTES} bytes fit into an image")
         if member.extents is not None:
             fmt.check_map(member.extents, stored_bytes=member.stored_bytes, size=member.size)
+            self._extents += len(member.extents) // 2
+            if self._extents > fmt.MAX_EXTENTS:
+                raise ValueError(f"the sparse maps of the archive have more than {fmt.MAX_EXTENTS} pieces")
         self._at = end + -stored % BLOCK_BYTES
         _settle_type(member)
 

@@ -11,11 +11,13 @@ import binascii
 from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
-from rofs.source.posix_acl import pack_acl, says_no_more_than_the_mode
+from rofs.source.posix_acl import check_acl, pack_acl, says_no_more_than_the_mode
 from rofs.vfs import ACL_ACCESS_XATTR, ACL_DEFAULT_XATTR, ACL_XATTRS
 
 # getxattr gives these for what the filesystem stores elsewhere; an image cannot hold others.
 _KEPT_PREFIXES = (b"user.", b"trusted.", b"security.")
+
+_NAME_MAX_BYTES = 255  # XATTR_NAME_MAX, prefix included
 
 _SCHILY = b"SCHILY.xattr."
 _LIBARCHIVE = b"LIBARCHIVE.xattr."
@@ -27,8 +29,11 @@ Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 def can_be_kept(name: bytes) -> bool:
-    """Whether an image can hold an xattr of this name."""
-    return name.startswith(_KEPT_PREFIXES) or name in ACL_XATTRS
+    """Whether an image can hold an xattr of this name, and Linux could have given it. xattr(7)."""
+    prefix = next((prefix for prefix in _KEPT_PREFIXES if name.startswith(prefix)), None)
+    if prefix is None:
+        return name in ACL_XATTRS
+    return len(prefix) < len(name) <= _NAME_MAX_BYTES and b"\0" not in name
 
 
 def xattrs_of_records(records: Mapping[bytes, bytes]) -> Xattrs:
@@ -52,9 +57,11 @@ def xattrs_of_records(records: Mapping[bytes, bytes]) -> Xattrs:
             _add_acl(found, _ACL_KEYS[key], value)
         elif key == _SELINUX_KEY:
             found.setdefault(_SELINUX_XATTR, value + b"\0")  # the kernel's value has the NUL
-    for name in found:
+    for name, value in found.items():
         if not can_be_kept(name):
-            raise ValueError(f"its xattr {name!r} cannot be kept in an image; make the archive without it")
+            raise ValueError(f"its xattr {name[:80]!r} cannot be kept in an image; make the archive without it")
+        if name in ACL_XATTRS:
+            check_acl(value)
     return tuple(sorted(found.items()))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rofs.source.posix_acl import map_ids, mode_with_acl, pack_acl, says_no_more_than_the_mode
+from rofs.source.posix_acl import check_acl, map_ids, mode_with_acl, pack_acl, says_no_more_than_the_mode
 from tests.trees import ACL
 
 
@@ -89,3 +89,37 @@ def test_other_numbers() -> None:
     mapped = map_ids(pack_acl(text % (1000, 1000)), lambda uid: uid - 999 if uid == 1000 else uid, lambda gid: gid + 7)
     assert mapped == pack_acl(text % (1, 1007))
     assert map_ids(b"none", lambda _: 0, lambda _: 0) == b"none"
+
+
+def _acl(*entries: tuple[int, int, int], version: int = 2) -> bytes:
+    return struct.pack("<I", version) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+_NONE = 0xFFFFFFFF
+_BASE = ((1, 6, _NONE), (4, 4, _NONE), (32, 4, _NONE))
+
+
+def test_what_the_kernel_takes_is_an_acl() -> None:
+    check_acl(_acl(*_BASE))
+    check_acl(_acl((1, 6, _NONE), (2, 4, 7), (2, 4, 8), (4, 4, _NONE), (16, 4, _NONE), (32, 0, _NONE)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"junk",
+        _acl(version=2),
+        _acl(*_BASE, version=1),
+        _acl(*_BASE) + b"x",
+        _acl(*_BASE[1:]),
+        _acl(*reversed(_BASE)),
+        _acl((1, 6, _NONE), *_BASE),
+        _acl((1, 9, _NONE), *_BASE[1:]),
+        _acl((1, 6, _NONE), (2, 4, 7), (4, 4, _NONE), (32, 0, _NONE)),
+        _acl(*_BASE, (64, 0, _NONE)),
+    ],
+)
+def test_what_it_does_not_take_is_none(value: bytes) -> None:
+    with pytest.raises(ValueError, match="its ACL"):
+        check_acl(value)

@@ -119,3 +119,9 @@ def test_one_name_of_a_hard_link() -> None:
     select(root, [rule(b"/a", keep=False)])
     Tree(root)
     assert (linked.nlink, linked.path()) == (1, b"/d/b")
+
+
+@pytest.mark.parametrize("text", ["[[:digit:]]*", "a/[![:space:]]"])
+def test_posix_classes_are_refused_rather_than_taken_for_letters(text: str) -> None:
+    with pytest.raises(ValueError, match="POSIX class, which is not supported"):
+        rule(text.encode(), keep=False)

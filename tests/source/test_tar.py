@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rofs.errors import HostError, InputError, RofsError
+from rofs.source import tar_format
 from rofs.source.directory import DirectorySource
 from rofs.source.prepare import PreparedSource
 from rofs.source.selection import rule
@@ -531,6 +532,27 @@ def test_xattrs_in_all_forms(tmp_path: Path) -> None:
             "member x: its sparse map",
             id="sparse 1.0",
         ),
+        pytest.param(
+            file(b"x", b"", [(b"GNU.sparse.map", b"0,0"), (b"GNU.sparse.size", b"%d" % (1 << 50))]),
+            f"member x: its size is {1 << 50}, at most",
+            id="larger than any image",
+        ),
+        pytest.param(
+            pax([(b"comment", b"c" * 70_000)], b"g") + file(b"x"), "global headers have more than 65536", id="globals"
+        ),
+        pytest.param(
+            file(b"x", b"", [(b"SCHILY.xattr.user.a\0b", b"1")]), "member x: its xattr", id="NUL in an xattr's name"
+        ),
+        pytest.param(
+            file(b"x", b"", [(b"SCHILY.xattr.user.a%00b", b"1")]), "member x: its xattr", id="escaped NUL in a name"
+        ),
+        pytest.param(file(b"x", b"", [(b"SCHILY.xattr.user.", b"1")]), "member x: its xattr", id="xattr without name"),
+        pytest.param(
+            file(b"x", b"", [(b"SCHILY.xattr.user." + b"n" * 251, b"1")]), "member x: its xattr", id="long xattr name"
+        ),
+        pytest.param(
+            file(b"x", b"", [(b"SCHILY.xattr.system.posix_acl_access", b"junk")]), "member x: its ACL", id="no ACL"
+        ),
     ],
 )
 def test_what_is_refused(tmp_path: Path, member: bytes, reason: str) -> None:
@@ -587,3 +609,12 @@ def test_any_change_makes_a_tree_or_one_clear_error(
         found = TarSource(str(path))
         if all(inode.size < 1 << 20 for inode in found.tree.walk()):
             image(found)
+
+
+def test_the_pieces_of_all_sparse_maps_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is small in the archive, and all of them are kept."""
+    monkeypatch.setattr(tar_format, "MAX_EXTENTS", 5)
+    members = [file(b"%d" % n, b"", [(b"GNU.sparse.map", b"0,0,1,0"), (b"GNU.sparse.size", b"9")]) for n in range(3)]
+    source(tmp_path, *members[:2])
+    with pytest.raises(InputError, match="member 2: the sparse maps of the archive have more than 5 pieces"):
+        source(tmp_path, *members)
