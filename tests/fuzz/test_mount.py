@@ -118,7 +118,10 @@ def test_each_lie_fails_by_itself(signing_keys: SigningKeys, tmp_path: Path) -> 
         wrong_names = dict.fromkeys(("dots", "nameoff", "order", "slash"), errno.EUCLEAN)
         wrong_contents = dict.fromkeys(("chunky", "empty", "huge", "outside"), errno.EUCLEAN)
         assert failed.pop("self") in {errno.ELOOP, errno.EIO}  # the kernel's answer
-        assert failed == {**wrong_names, **wrong_contents, "deaf": None, GOOD.decode(): None}
+        # Names without a good inode are left out of listings by older versions of glibc.
+        assert failed.pop("deaf") in {None, errno.EUCLEAN}
+        assert failed.pop("typeless", errno.EUCLEAN) == errno.EUCLEAN
+        assert failed == {**wrong_names, **wrong_contents, GOOD.decode(): None}
         for left_out in ("typeless", "deaf/aa"):  # of listings; by its name it is an error
             with pytest.raises(OSError, match="Structure needs cleaning"):
                 (mount.directory / left_out).lstat()

@@ -16,8 +16,10 @@ from typing import Any
 
 import jsonschema
 
-from rofs.fuse import kernel
+from rofs.fuse import kernel, mountinfo
 
+# In a chroot the root is no mount point, and what is no mount point cannot be made private.
+ROOT_IS_A_MOUNT = mountinfo.mount_on(b"/") is not None
 ROFS = Path(sys.executable).parent / "rofs"
 Events = list[dict[str, Any]]
 

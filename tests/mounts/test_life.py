@@ -16,12 +16,11 @@ from typing import Literal
 
 import pytest
 
-from rofs.fuse import kernel, mountinfo
+from rofs.fuse import kernel
 from tests.conftest import REPOSITORY, SigningKeys, make_keys
-from tests.mounts.harness import ROFS, is_mount, mounted, read_events, rofs
+from tests.mounts.harness import ROFS, ROOT_IS_A_MOUNT, is_mount, mounted, read_events, rofs
 
-# In a chroot the root is no mount point, so it cannot be made private; what is mounted there is unmounted again.
-ROOT_IS_A_MOUNT = mountinfo.mount_on(b"/") is not None
+# What is mounted where it cannot be private is unmounted again.
 UNSHARE = ("unshare", "-m", "--propagation", "private" if ROOT_IS_A_MOUNT else "unchanged")
 
 
