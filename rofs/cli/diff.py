@@ -121,7 +121,7 @@ def _side(path: str, policy: TrustPolicy) -> Iterator[tuple[Side, int]]:
 def _line(difference: Difference) -> str:
     start = f"{_SIGNS[difference.kind]} {shown(difference.path)}"
     if difference.error is not None:
-        return f"{start} ({str(difference.error).removeprefix(f'{printable(difference.path)}: ')})"
+        return f"{start} ({str(difference.error).replace(f': {printable(difference.path)}: ', ': ', 1)})"
     return f"{start} ({', '.join(map(_phrase, difference.changes))})" if difference.changes else start
 
 

@@ -24,7 +24,9 @@ Unpack an image, or some paths of it, into DIR, which is made when it is missing
 (exit code 4). Nothing is ever written outside of DIR, whatever the image says. Modes, owners, times to the
 nanosecond, xattrs, ACLs, hard links, device nodes and holes are restored. As an ordinary user: no owners,
 no setuid and setgid bits, no trusted.* and security.* xattrs, which one note tells. Whatever else cannot be
-restored is told, and the exit code is 1. Nothing is synced: run sync(1) if a power cut matters.
+restored is told, and the exit code is 1. DIR itself gets the attributes of the image's root, also when it was
+there before. With PATHs, DIR and the directories on the way to them get attributes only when they are made;
+those that were there keep theirs. Nothing is synced: run sync(1) if a power cut matters.
 
 example:
   rofs extract tree.raw copy /etc /usr/bin/env --trust keys/rofs.crt
@@ -72,7 +74,9 @@ def _tell(done: Extraction, arguments: argparse.Namespace) -> None:
         for text in unexpected:
             note(text)
         with naming(arguments.image):
-            raise complaint(done.problems, "entries were not extracted; the first:")
+            error = complaint(done.problems, "entries were not extracted; the first:")
+            error.args = (f"{error}; the rest was extracted",)
+            raise error
     for text in unexpected[1:]:
         note(text)
     if unexpected:

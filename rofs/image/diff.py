@@ -8,8 +8,9 @@ what the trees are kept in, nor how differences are shown.
 
 from __future__ import annotations
 
+import contextlib
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -47,7 +48,7 @@ class Difference:
             compared, in at least one of them.
         mode: Of what was added or removed; in the first tree for what changed; 0 when unknown.
         changes: What changed.
-        error: Why it could not be compared: a message that names the path.
+        error: Why it could not be compared: a message that names the tree, and the path in it.
     """
 
     path: bytes
@@ -96,10 +97,9 @@ def diff_trees(old: Side, new: Side, *, progress: Callable[[int], None] = lambda
         pair = stack.pop()
         difference: Difference | None
         try:
-            with at(pair.place.path):
-                walk.read_facts(pair)
-                difference = walk.compare(pair)
-                below = walk.below(pair)
+            walk.read_facts(pair)
+            difference = walk.compare(pair)
+            below = walk.below(pair)
         except ImageError as error:
             difference, below = Difference(pair.place.path(), "unreadable", error=error), []
         if difference is not None:
@@ -129,9 +129,11 @@ class _Walk:
 
     def read_facts(self, pair: _Pair) -> None:
         if pair.old is not None:
-            pair.before = self._old.facts(pair.old)
+            with _naming(self._old, pair.place):
+                pair.before = self._old.facts(pair.old)
         if pair.new is not None:
-            pair.after = self._new.facts(pair.new)
+            with _naming(self._new, pair.place):
+                pair.after = self._new.facts(pair.new)
 
     def compare(self, pair: _Pair) -> Difference | None:
         before, after = pair.before, pair.after
@@ -154,13 +156,14 @@ class _Walk:
 
     def below(self, pair: _Pair) -> list[_Pair]:
         """What is in a directory, last name first."""
-        old = self._old.names(pair.old) if pair.before and stat.S_ISDIR(pair.before.mode) else {}
-        new = self._new.names(pair.new) if pair.after and stat.S_ISDIR(pair.after.mode) else {}
+        old = _names(self._old, pair.old, pair.before, pair.place)
+        new = _names(self._new, pair.new, pair.after, pair.place)
         names = sorted(old.keys() | new.keys(), reverse=True)
         return [_Pair(_Place(name, pair.place), old.get(name), new.get(name)) for name in names]
 
     def _same_content(self, pair: _Pair, size: int) -> bool:
-        streams = _Stream(self._old.contents(pair.old), size), _Stream(self._new.contents(pair.new), size)
+        sides = (self._old, pair.old), (self._new, pair.new)
+        streams = [_Stream(_contents(side, key, pair.place), size) for side, key in sides]
         offset = 0
         while offset < size:
             before, after = (stream.at(offset) for stream in streams)
@@ -170,6 +173,25 @@ class _Walk:
             offset += length
             self._progress(length)
         return True
+
+
+@contextlib.contextmanager
+def _naming(side: Side, place: _Place) -> Iterator[None]:
+    """Let errors about an image say which one, and where in it."""
+    with at(side.name), at(place.path):
+        yield
+
+
+def _names(side: Side, key: Key | None, facts: EntryFacts | None, place: _Place) -> Mapping[bytes, Key]:
+    if facts is None or not stat.S_ISDIR(facts.mode):
+        return {}
+    with _naming(side, place):
+        return side.names(key)
+
+
+def _contents(side: Side, key: Key, place: _Place) -> Iterator[tuple[int, bytes]]:
+    with _naming(side, place):
+        yield from side.contents(key)
 
 
 def _first(firsts: dict[Key, _Place], key: Key | None, facts: EntryFacts | None, place: _Place) -> bytes | None:

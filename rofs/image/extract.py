@@ -62,7 +62,8 @@ def extract_image(
         directory: Where to; made when it is missing.
         paths: What, as paths in the image; symbolic links on the way are resolved. All when empty.
         replace: Whether the directory may hold something already, which is replaced where it is in the
-            way; see `TargetTree`.
+            way; see `TargetTree`. With paths, it and directories that are there on the way to them keep
+            their attributes; without, it gets those of the root of the image.
         progress: Told how many bytes of content were done.
 
     Returns:
@@ -77,7 +78,7 @@ def extract_image(
     wanted = _wanted(filesystem, paths)
     # A bound that costs nothing to know: contents that files share count more than once, holes are done at once.
     total = filesystem.statfs().blocks * filesystem.statfs().block_size
-    with TargetTree(directory, replace=replace) as target:
+    with TargetTree(directory, replace=replace, keep=wanted is not None) as target:
         done = _Unpacking(filesystem, target, Meter(progress or Silent(), "extracting", total)).run(wanted)
         done.shortfalls = target.shortfalls
     return done
@@ -160,7 +161,7 @@ class _Unpacking:
         kind = stat.S_IFMT(status.mode)
         if kind == stat.S_IFDIR:
             level = self._level(nid, wanted)
-            self._target.enter(name)
+            self._target.enter(name, keep=wanted is not None)
             return level
         if nid in self._links:
             self._target.add_link(name, self._links[nid])

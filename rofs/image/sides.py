@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rofs.image.identity import XATTR
-from rofs.image.lookup import OnceOnly, at, children, contents
+from rofs.image.lookup import OnceOnly, children, contents
 from rofs.image.open import VerifiedImage
 from rofs.tree import Inode, Source
 
@@ -45,7 +45,12 @@ class EntryFacts:
 
 
 class Side(Protocol):
-    """One of the two trees."""
+    """One of the two trees; its errors about an image do not say of which, nor where in it."""
+
+    @property
+    def name(self) -> bytes:
+        """What errors shall call it."""
+        ...
 
     @property
     def root(self) -> Key:
@@ -92,16 +97,20 @@ class ImageSide:
         self._once = OnceOnly()
 
     @property
+    def name(self) -> bytes:
+        """See `Side`."""
+        return self._name
+
+    @property
     def root(self) -> int:
         """See `Side`."""
         return self._filesystem.root_nid
 
     def facts(self, key: int) -> EntryFacts:
         """See `Side`."""
-        with at(self._name):
-            status = self._filesystem.stat(key)
-            xattrs = {name: self._filesystem.getxattr(key, name) or b"" for name in self._filesystem.listxattr(key)}
-            target = self._filesystem.readlink(key) if stat.S_ISLNK(status.mode) else b""
+        status = self._filesystem.stat(key)
+        xattrs = {name: self._filesystem.getxattr(key, name) or b"" for name in self._filesystem.listxattr(key)}
+        target = self._filesystem.readlink(key) if stat.S_ISLNK(status.mode) else b""
         if key == self.root:
             xattrs.pop(XATTR, None)
         return EntryFacts(
@@ -118,14 +127,12 @@ class ImageSide:
 
     def names(self, key: int) -> Mapping[bytes, int]:
         """See `Side`."""
-        with at(self._name):
-            self._once.enter(key)
-            return {entry.name: entry.nid for entry in children(self._filesystem, key)}
+        self._once.enter(key)
+        return {entry.name: entry.nid for entry in children(self._filesystem, key)}
 
     def contents(self, key: int) -> Iterator[tuple[int, bytes]]:
         """See `Side`."""
-        with at(self._name):
-            yield from contents(self._filesystem, key)
+        yield from contents(self._filesystem, key)
 
 
 class SourceSide:
@@ -133,6 +140,11 @@ class SourceSide:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+
+    @property
+    def name(self) -> bytes:
+        """See `Side`; its errors name files themselves."""
+        return b"directory"
 
     @property
     def root(self) -> Inode:

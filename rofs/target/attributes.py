@@ -13,6 +13,7 @@ from rofs.errors import printable
 from rofs.vfs import ACL_ACCESS_XATTR, ACL_DEFAULT_XATTR, Stat
 
 PathOf = Callable[[], bytes]
+Times = tuple[int, int]  # of the last access and modification, in nanoseconds
 Handle = int | bytes  # what attributes are set on: a descriptor, or the path in /proc of one that is only a name
 
 _SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
@@ -93,6 +94,19 @@ class AttributeSetter:
             if found != status.mtime_ns:
                 self._miss("modification times", f"the filesystem made {found} ns of {status.mtime_ns} ns", path)
 
+    def restore_times(self, handle: Handle, times: Times, path: PathOf) -> None:
+        """Give a directory that was there before its times again, if they changed.
+
+        Args:
+            handle: Of the directory.
+            times: What `times_of` said before.
+            path: Gives its path from the root of the tree, for notes.
+        """
+        if times_of(handle) != times:
+            expected = not self.privileged  # it may be somebody else's
+            what = "times of directories that were there"
+            self._try(what, path, lambda: os.utime(handle, ns=times), expected=expected)
+
     def _own(self, handle: Handle, status: Stat, path: PathOf) -> bool:
         """Whether the entry now belongs to whom it should."""
         if _NO_CHANGE in {status.uid, status.gid}:
@@ -123,6 +137,12 @@ class AttributeSetter:
         if what not in self.shortfalls:
             self.shortfalls[what] = Shortfall(what, reason, path(), expected)
         self.shortfalls[what].count += 1
+
+
+def times_of(handle: Handle) -> Times:
+    """The times that an entry has now."""
+    status = os.stat(handle)
+    return status.st_atime_ns, status.st_mtime_ns
 
 
 def clear_acls(handle: Handle) -> None:

@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_corrupt_and_not_equal(
     done = run("diff", good, bad, *trust)
     assert done.code == 4
     assert done.out.startswith(f"? /plain ({bad}: EROFS: ")
-    assert done.err.startswith(f"rofs: error: /plain: {bad}: EROFS: ")
+    assert done.err.startswith(f"rofs: error: {bad}: /plain: EROFS: ")
     done = run("diff", good, bad, *trust, "--json")
     jsonschema.validate(done.json, schema("diff"))
     assert (done.code, done.json[0]["kind"]) == (4, "unreadable")

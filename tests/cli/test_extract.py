@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from rofs.cli.extract import HELP
 from tests.conftest import SigningKeys
 from tests.erofs.builder import LyingFilesystem
 from tests.image.hostile import as_ordinary_user, hostile_tree, needs_root, sign
@@ -40,6 +41,25 @@ def test_directory_that_is_not_empty(run: Run, image: Path, trust: tuple[str, st
     run("extract", image, tmp_path / "out", *trust, "--force").succeeded()
 
 
+def test_directory_in_the_way_of_a_link(
+    run: Run, tmp_path: Path, signing_keys: SigningKeys, trust: tuple[str, str]
+) -> None:
+    made = sign(tmp_path / "made.raw", LyingFilesystem(hostile_tree()), signing_keys)
+    (tmp_path / "out" / "escape" / "mine").mkdir(parents=True)
+    done = run("extract", made, tmp_path / "out", *trust, "--force")
+    assert done.failed(1) == (
+        f"{tmp_path}/out/escape is a directory, in the way of a symbolic link; remove it; the rest was extracted"
+    )
+    assert (tmp_path / "out" / "zz").is_symlink()
+    assert (tmp_path / "out" / "escape" / "mine").is_dir()
+
+
+def test_help_says_what_becomes_of_directories_that_were_there() -> None:
+    text = " ".join(HELP.split())
+    assert "DIR itself gets the attributes of the image's root, also when it was there before" in text
+    assert "those that were there keep theirs" in text
+
+
 def test_missing_path_and_parent(run: Run, image: Path, trust: tuple[str, str], tmp_path: Path) -> None:
     assert run("extract", image, tmp_path / "out", b"no\xff", *trust).failed(1) == "no\\xff: no such file in the image"
     message = run("extract", image, tmp_path / "none" / "out", *trust).failed(1)
@@ -58,6 +78,7 @@ def test_one_corrupt_file(
     overwrite(image, start + 5000, b"!")
     message = run("extract", image, tmp_path / "out", *trust).failed(4)
     assert message.startswith(f"{image}: /dir/file: corrupt image: data block ")
+    assert message.endswith("; the rest was extracted")
     assert (tmp_path / "out" / "dir").is_dir()
     assert not (tmp_path / "out" / "dir" / "file").exists()
     done = run("extract", image, tmp_path / "json", *trust, "--json")
@@ -122,6 +143,6 @@ def test_an_ordinary_user_is_told_once_and_gets_no_devices(tmp_path: Path, signi
     assert code == 1
     assert said.splitlines() == [
         "rofs: not restored, since only root can: owners (3), setuid and setgid bits (1), xattrs trusted.a (1)",
-        "rofs: error: cannot extract out/null: Operation not permitted",
+        "rofs: error: cannot extract out/null: Operation not permitted; the rest was extracted",
     ]
     assert (place / "out" / "z").read_bytes() == b"z"

@@ -19,6 +19,7 @@ from tests.conftest import SigningKeys
 from tests.erofs.builder import LyingFilesystem, write_image
 from tests.trees import DEEP_NAME, DEPTH, MemorySource, content, directory, file, find, node, symlink, write_plain_tree
 
+from .builder import SmallImage
 from .hostile import hostile_tree, opened, sign
 
 
@@ -227,7 +228,20 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_compared(tmp_path: Path, si
         (b"/plain", "unreadable"),
         (b"/zz", "changed"),
     ]
-    assert all(str(d.error).startswith(f"{d.path.decode()}: image: EROFS: ") for d in found[:3])
+    assert all(str(d.error).startswith(f"image: {d.path.decode()}: EROFS: ") for d in found[:3])
+
+
+def test_error_names_the_image_and_then_the_path_also_in_a_content(image: SmallImage) -> None:
+    with image.open() as good:
+        large = good.filesystem.lookup(good.filesystem.root_nid, b"large")
+        assert large is not None
+        nid = good.filesystem.lookup(large, b"l03")
+        assert nid is not None
+        (start,) = (e.offset_bytes for e in good.filesystem.extents(nid) if e.file_offset_bytes == 0)
+    with image.corrupt_block(start // 4096 + 9).open() as bad:
+        (found,) = diff(SourceSide(image.source), ImageSide(bad, "bad\n.raw"))
+    assert (found.path, found.kind) == (b"/large/l03", "unreadable")
+    assert str(found.error).startswith("bad\\n.raw: /large/l03: corrupt image: data block ")
 
 
 def test_directory_that_contains_itself_ends(tmp_path: Path, signing_keys: SigningKeys) -> None:

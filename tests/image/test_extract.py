@@ -286,7 +286,7 @@ def test_what_is_in_the_way_is_replaced_by_force_and_no_link_followed(
     (out / "after" / "full").write_bytes(b"")
     done = extract(hostile_tree(), replace=True)
     (problem,) = done.problems.first
-    assert str(problem) == f"cannot extract {out}/after: Is a directory"
+    assert str(problem) == f"{out}/after is a directory, in the way of a file; remove it"
     assert (out / "dir" / "mine").read_bytes() == b"mine"
     assert (out / "dir" / "inside").read_bytes() == b"inside\n"
     assert (out / "dir" / "other" / "deep").read_bytes() == b"deep\n"
@@ -306,6 +306,118 @@ def test_again_over_itself(extract: Extract, out: Path) -> None:
     assert stat.S_IMODE((out / "d").stat().st_mode) == 0o555
     for path in (out / "d", out / "d" / "e"):
         path.chmod(0o755)
+
+
+ACL = "u::rwx,u:12345:rwx,g::r-x,m::rwx,o::---"
+
+
+def kept_directory(path: Path) -> None:
+    """With attributes that no image here gives, and an ACL, also a default one."""
+    path.mkdir(parents=True)
+    if os.geteuid() == 0:
+        os.chown(path, 1000, 1001)
+    path.chmod(0o2770)
+    for option in ("-m", "-dm"):
+        try:
+            subprocess.run(["setfacl", option, ACL, path], check=True, capture_output=True)
+        except (FileNotFoundError, subprocess.CalledProcessError):
+            pytest.skip("setfacl is missing, or the filesystem has no ACLs")
+    os.setxattr(path, "user.mine", b"1")
+
+
+def facts(path: Path) -> tuple[object, ...]:
+    status = path.stat()
+    xattrs = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    return status.st_mode, status.st_uid, status.st_gid, status.st_atime_ns, status.st_mtime_ns, xattrs
+
+
+def home_tree() -> Inode:
+    new = directory({b"deep": file(b"deep", mode=0o640), b"pipe": node(stat.S_IFIFO)}, mode=0o751)
+    home = directory({b"a": file(b"a"), b"p": node(stat.S_IFIFO), b"new": new, b"l": symlink(b"a")}, mode=0o755)
+    return directory({b"home": home, b"a": file(b"a")}, mode=0o711)
+
+
+PARTS = (b"home/a", b"home/p", b"home/l", b"home/new/deep", b"home/new/pipe", b"a")
+
+
+@pytest.fixture
+def kept(out: Path) -> dict[Path, tuple[object, ...]]:
+    """The directory and one in it that stand already, and what they are."""
+    paths = [out, out / "home"]
+    for path in paths:
+        kept_directory(path)
+    (out / "home" / "a").write_bytes(b"mine")
+    for number, path in enumerate(paths):
+        os.utime(path, ns=(1_000_000_007 + number, 2_000_000_009 + number))
+    return {path: facts(path) for path in paths}
+
+
+def test_directories_on_the_way_that_were_there_stay_as_they_are(
+    extract: Extract, out: Path, kept: dict[Path, tuple[object, ...]]
+) -> None:
+    clean(extract(home_tree(), *PARTS, replace=True))
+    assert {path: facts(path) for path in kept} == kept
+    home = out / "home"
+    assert (home / "a").read_bytes() == b"a"
+    modes = {name: stat.S_IMODE((home / name).stat().st_mode) for name in ("a", "p", "new", "new/deep", "new/pipe")}
+    assert modes == {"a": 0o644, "p": 0o600, "new": 0o751, "new/deep": 0o640, "new/pipe": 0o600}
+    for name in modes:  # a default ACL is not inherited either
+        assert os.listxattr(home / name) == []
+        assert (home / name).stat().st_mtime == 0
+
+
+def test_empty_directory_that_was_there_stays_as_it_is_for_paths(extract: Extract, out: Path) -> None:
+    kept_directory(out)
+    before = facts(out)
+    clean(extract(home_tree(), b"home/a"))
+    assert facts(out) == before
+    assert stat.S_IMODE((out / "home").stat().st_mode) == 0o755
+    assert os.listxattr(out / "home") == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, HostError, ImageError])
+def test_directories_on_the_way_stay_as_they_are_when_it_breaks_off(
+    extract: Extract,
+    kept: dict[Path, tuple[object, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    def broken(*_: object) -> Iterator[tuple[int, bytes]]:
+        yield 0, b"half"
+        raise error("broken")
+
+    monkeypatch.setattr(module, "contents", broken)
+    with contextlib.nullcontext() if error is ImageError else pytest.raises(error):
+        assert extract(home_tree(), b"home/l", b"home/new/deep", replace=True).problems.count == 1
+    assert {path: facts(path) for path in kept} == kept
+
+
+def test_what_is_asked_for_gets_the_attributes_of_the_image(
+    extract: Extract, out: Path, kept: dict[Path, tuple[object, ...]]
+) -> None:
+    clean(extract(home_tree(), b"home", replace=True))
+    assert facts(out) == kept[out]
+    status = (out / "home").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o755, 0)
+    assert os.listxattr(out / "home") == ["user.mine"]
+
+
+def test_all_into_a_directory_that_was_there(extract: Extract, out: Path, kept: dict[Path, tuple[object, ...]]) -> None:
+    (out / "mine").write_bytes(b"mine")
+    clean(extract(home_tree(), replace=True))
+    found = {path: (stat.S_IMODE(path.stat().st_mode), path.stat().st_mtime) for path in kept}
+    assert found == {out: (0o711, 0), out / "home": (0o755, 0)}
+    assert all(os.listxattr(path) == ["user.mine"] for path in kept)
+    assert (out / "mine").read_bytes() == b"mine"
+
+
+def test_a_link_on_the_way_is_replaced_by_a_new_directory(extract: Extract, out: Path, tmp_path: Path) -> None:
+    out.mkdir()
+    (tmp_path / "outside").mkdir()
+    (out / "home").symlink_to(tmp_path / "outside")
+    clean(extract(home_tree(), b"home/a", replace=True))
+    assert not (out / "home").is_symlink()
+    assert (stat.S_IMODE((out / "home").stat().st_mode), (out / "home").stat().st_mtime) == (0o755, 0)
 
 
 # Corrupt images
@@ -354,8 +466,7 @@ def planted(top: Path) -> bytes:
             "-name",
             "image.raw",
             "-o",
-            "-printf",
-            "%P %y %m %s\\n",
+            *("-type", "d", "-printf", "%P %y %m\\n", "-o", "-printf", "%P %y %m %s\\n"),
         ],
         check=True,
         stdout=subprocess.PIPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rofs.target.attributes import _MAX_KINDS, Attributes, AttributeSetter
+from rofs.target.attributes import _MAX_KINDS, Attributes, AttributeSetter, times_of
 from rofs.vfs import Stat
 from tests.trees import CAPABILITY
 
@@ -86,8 +86,24 @@ def test_owner_number_that_means_no_change_is_nobodys(file: bytes, monkeypatch: 
 def test_time_that_the_filesystem_cannot_keep(file: bytes) -> None:
     setter = AttributeSetter()
     setter.set_all(file, attributes(mtime_ns=((1 << 63) - 1) * 10**9), lambda: b"/file")
+    if os.stat(file).st_mtime_ns != ((1 << 63) - 1) * 10**9:  # as ext4; tmpfs keeps it
+        (missed,) = setter.shortfalls.values()
+        assert missed.what == "modification times"
+
+
+@pytest.mark.parametrize("privileged", [True, False])
+def test_times_that_cannot_be_given_back(file: bytes, monkeypatch: pytest.MonkeyPatch, privileged: bool) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    setter = AttributeSetter()
+    setter.privileged = privileged
+    setter.restore_times(file, times_of(file), lambda: b"/")
+    assert setter.shortfalls == {}  # nothing changed, nothing to do
+    setter.restore_times(file, (1, 2), lambda: b"/")
     (missed,) = setter.shortfalls.values()
-    assert missed.what == "modification times"
+    assert (missed.what, missed.expected) == ("times of directories that were there", not privileged)
 
 
 def test_kinds_are_counted_once_and_bounded(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

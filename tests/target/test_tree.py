@@ -60,6 +60,40 @@ def test_directory_that_was_moved_away_is_not_left_for_another(target: TargetTre
         target.leave(attributes(DIRECTORY))
 
 
+def test_times_of_kept_directories_are_given_back_also_in_the_middle(tmp_path: Path) -> None:
+    paths = [tmp_path / "out" / name for name in ("", "a", "a/b")]
+    for path in paths:
+        path.mkdir()
+    for number, path in enumerate(paths):
+        os.utime(path, ns=(number + 1, number + 11))
+    with TargetTree(str(tmp_path / "out"), replace=True, keep=True) as target:
+        for name in (b"a", b"b", b"new"):
+            target.enter(name, keep=True)
+            target.add_file(b"f", [], attributes(FILE))
+        target.add_file(b"g", [], attributes(FILE))
+    found = [(path.stat().st_atime_ns, path.stat().st_mtime_ns) for path in paths]
+    assert found == [(1, 11), (2, 12), (3, 13)]
+    assert (tmp_path / "out" / "a" / "b" / "new" / "g").is_file()
+
+
+def test_moved_directory_does_not_keep_those_above_from_their_times(tmp_path: Path) -> None:
+    paths = [tmp_path / "out" / name for name in ("", "a", "a/b")]
+    for path in paths:
+        path.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for path in paths:
+        os.utime(path, ns=(1, 11))
+    with TargetTree(str(tmp_path / "out"), replace=True, keep=True) as target:
+        for name in (b"a", b"b"):
+            target.enter(name, keep=True)
+        os.rename(tmp_path / "out" / "a" / "b", tmp_path / "elsewhere" / "b")
+        (tmp_path / "out" / "a" / "b").mkdir()
+        with pytest.raises(HostError, match="was moved"):
+            target.leave(attributes(DIRECTORY))
+    assert [path.stat().st_mtime_ns for path in paths[:2]] == [11, 11]
+    assert (tmp_path / "out" / "a" / "b").stat().st_mtime_ns != 11
+
+
 def test_link_through_a_directory_that_became_a_link(target: TargetTree, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"")
     target.enter(b"a")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,8 @@ OPTIONS_1_8_6 = [
     (("--hard-dereference",), CHANGED),
     (("--uid-offset=70000", "--preserve-mtime"), CHANGED),
 ]
+IS_1_5 = b" 1.5" in subprocess.run(["fsck.erofs", "-V"], capture_output=True, check=False).stdout
+needs_1_5 = pytest.mark.skipif(not IS_1_5, reason="erofs-utils 1.5 are Debian 12's; this machine has others")
 CASES = [("1.5", *case) for case in OPTIONS_1_5] + [("1.8.6", *case) for case in OPTIONS_1_8_6]
 
 
@@ -144,6 +147,7 @@ def test_what_is_not_supported_is_refused_by_name(
         ErofsReader(MemoryDevice(image.read_bytes()))
 
 
+@needs_1_5
 def test_contents_on_another_device_are_refused_by_name(odd: Path, tmp_path: Path) -> None:
     """By 1.5: 1.8.6 crashes here."""
     options = ("--chunksize=4096", f"--blobdev={tmp_path / 'blob'}")
@@ -179,7 +183,7 @@ def test_the_kernel_sees_our_holes_as_the_source(odd: Path, ours: Path, tmp_path
         assert view_differences(ours, mounted) == []
 
 
-@pytest.mark.parametrize("version", ["1.5", "1.8.6"])
+@pytest.mark.parametrize("version", [pytest.param("1.5", marks=needs_1_5), "1.8.6"])
 def test_fsck_erofs_accepts_ours_with_holes(version: str, ours: Path, oracle_root: Path) -> None:
     tools = Tools() if version == "1.5" else Tools(oracle_root)
     assert version in tools.run("fsck.erofs", "-V").stdout
