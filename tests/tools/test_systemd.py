@@ -27,9 +27,9 @@ mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/mnt"
-mkdir "$root/mnt/work" "$root/run/verity.d" "$root/run/mnt"
-mount --bind "$work" "$root/mnt/work"
-exec chroot "$root" sh -ec 'cd /mnt/work; exec "$@"' sh "$@"
+mkdir "$root/mnt/files" "$root/run/verity.d" "$root/run/mnt"
+mount --bind "$work" "$root/mnt/files"
+exec chroot "$root" sh -ec 'cd /mnt/files; exec "$@"' sh "$@"
 """
 
 
@@ -100,7 +100,7 @@ def definitions(directory: Path, designator: str, data: str, tree: str) -> None:
 @pytest.fixture(scope="session", params=["root", "usr"])
 def of_repart_257(request: pytest.FixtureRequest, trixie: Chroot) -> Path:
     name = f"257-{request.param}"
-    data = "Format=erofs\nMinimize=best\nCopyFiles=/mnt/work/tree:/\n"
+    data = "Format=erofs\nMinimize=best\nCopyFiles=/mnt/files/tree:/\n"
     definitions(trixie.work / name, request.param, data, "Minimize=best\n")
     keys = ("--private-key=key", "--certificate=crt")
     make = ("--empty=create", "--size=auto", "--dry-run=no", "--offline=yes")
@@ -114,7 +114,7 @@ def of_repart_252(bookworm: Chroot) -> Path:
     bookworm.run("mkfs.erofs", "252.erofs", "tree")
     sizes = "SizeMinBytes={0}\nSizeMaxBytes={0}\n"
     definitions(
-        bookworm.work / "252", "root", "CopyBlocks=/mnt/work/252.erofs\n" + sizes.format("4M"), sizes.format("2M")
+        bookworm.work / "252", "root", "CopyBlocks=/mnt/files/252.erofs\n" + sizes.format("4M"), sizes.format("2M")
     )
     make = ("--empty=create", "--size=auto", "--dry-run=no", "--private-key=key", "--certificate=crt")
     bookworm.run("systemd-repart", "--definitions=252", *make, "252.raw")
