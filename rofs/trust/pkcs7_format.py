@@ -19,6 +19,7 @@ from rofs.errors import FormatError
 
 MAX_SIGNATURE_BYTES = 64 << 10  # a signature with its certificate has 1 to 4 KiB
 MAX_SIGNERS = 8  # each costs a signature check per trusted certificate
+_SHOWN_CHARACTERS = 80  # of a foreign value in a message
 
 OID_DATA = "1.2.840.113549.1.7.1"
 OID_SIGNED_DATA = "1.2.840.113549.1.7.2"
@@ -226,7 +227,7 @@ def _unique(*lists: list[TLV]) -> list[TLV]:
 
 def _check_envelope(data: _SignedData) -> None:
     if data.version not in _SIGNED_DATA_VERSIONS:
-        raise FormatError(f"PKCS#7 signature: version 1 or 3 expected, found {data.version}")
+        raise FormatError(f"PKCS#7 signature: version 1 or 3 expected, found {_shown(data.version)}")
     _expect("type of the signed content", data.content_info.content_type.dotted_string, OID_DATA)
     if data.content_info.content is not None:
         raise FormatError("PKCS#7 signature carries its own content; expected a detached signature over the root hash")
@@ -279,4 +280,10 @@ def _signed_attributes(attributes: SetOf[_Attribute]) -> SignedAttributes:
 
 def _expect(what: str, found: object, expected: object) -> None:
     if found != expected:
-        raise FormatError(f"PKCS#7 signature: {what} {expected} expected, found {found}")
+        raise FormatError(f"PKCS#7 signature: {what} {expected} expected, found {_shown(found)}")
+
+
+def _shown(found: object) -> str:
+    """A value for a message. Python refuses to write out an integer of thousands of digits in decimal."""
+    text = hex(found) if isinstance(found, int) and found.bit_length() > 64 else str(found)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
