@@ -135,4 +135,6 @@ def printable(path: str | bytes) -> str:
 
 def one_line(text: str) -> str:
     """Text that is safe on a terminal and stays one line, whatever an image or a log says of itself."""
+    if text.isprintable():  # nearly always, and builds describe every file in case it fails
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
