@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from tests.test_readme import assert_shown, block
 
 SCRIPTS = REPOSITORY / "scripts"
-ALL = ["setup", "debian-root", "oracle-root", "demo", "test"]
+ALL = ["setup", "debian-root", "oracle-root", "demo", "test", "fuzz"]
 
 
 def run(*words: str | Path, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -73,17 +73,17 @@ def signature_documents() -> tuple[Any, ...]:
 
 
 @functools.cache
-def signatures() -> tuple[bytes, ...]:
+def signatures(root_hash: bytes = ROOT_HASH) -> tuple[bytes, ...]:
     """With and without signed attributes and certificates, by ECDSA, RSA and both, signers named in both ways."""
     options = [pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary]
-    found = [sign(ROOT_HASH, pair().key, pair().certificate)]
+    found = [sign(root_hash, pair().key, pair().certificate)]
     variants: list[tuple[tuple[KeyType, ...], list[pkcs7.PKCS7Options]]] = [
         (("p256",), []),
         (("rsa3072",), [pkcs7.PKCS7Options.NoAttributes]),
         (("p256", "rsa3072"), [pkcs7.PKCS7Options.NoCerts]),
     ]
     for types, more in variants:
-        builder = pkcs7.PKCS7SignatureBuilder().set_data(signed_bytes(ROOT_HASH))
+        builder = pkcs7.PKCS7SignatureBuilder().set_data(signed_bytes(root_hash))
         for key_type in types:
             signer = pair() if key_type == "p256" else pair(key_type)
             builder = builder.add_signer(signer.certificate, signer.key, hashes.SHA256())
@@ -102,9 +102,9 @@ def _by_key_identifier(der: bytes) -> bytes:
     return root.encode()
 
 
-def hostile_signature(program: Program) -> bytes:
+def hostile_signature(program: Program, root_hash: bytes = ROOT_HASH) -> bytes:
     """A signature after all edits of its DER, whose lengths stay right unless the flags say otherwise."""
-    which = signatures()
+    which = signatures(root_hash)
     root = der_edits.parse(which[program.seed % len(which)])
     text_edits = []
     for edit in program.edits:

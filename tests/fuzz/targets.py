@@ -3,7 +3,8 @@
 
 Using it tells whether it got past the first check (the checksum, the root hash, the syntax), so that a test can
 count. Anything that rofs must not do leaves as an exception: any error but `RofsError`, or an `AssertionError`
-for wrong data or unbounded work. Hypothesis (`test_targets`) and Atheris (`drive`) run them.
+for wrong data or unbounded work. Hypothesis (`test_targets`) and Atheris (`drive`) run them. Here are those of
+images and of running mounts; `input_targets` has the others, and `TARGETS` all of them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ import contextlib
 import functools
 import io
 import json
-import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,48 +44,20 @@ from rofs.verity.format import SUPERBLOCK_BYTES, VeritySuperblock
 from tests.audit.doubles import open_log
 from tests.trust.builders import OTHER_ROOT_HASH, ROOT_HASH, pair
 
-from . import disks, documents, filesystems, images
+from . import disks, documents, filesystems, images, input_targets
 from .devices import FuzzDevice
-from .edits import Program, parse_program
+from .edits import Program
+from .registry import TARGETS, Make, Target, memory_file, scratch, target
 from .walk import walk
 
-Make = Callable[[Program], bytes]
-Use = Callable[[bytes, Program], bool]
-
-
-@dataclass(frozen=True)
-class Target:
-    """One format.
-
-    Attributes:
-        make: A hostile input of a program of edits.
-        use: Does with it what rofs does; the program gives further numbers, such as offsets.
-    """
-
-    make: Make
-    use: Use
-
-    def __call__(self, data: bytes) -> bool:
-        program = parse_program(data)
-        return self.use(self.make(program), program)
-
-
-TARGETS: dict[str, Target] = {}
-
-
-def _target(make: Make) -> Callable[[Use], Use]:
-    def register(use: Use) -> Use:
-        TARGETS[use.__name__] = Target(make, use)
-        return use
-
-    return register
+__all__ = ["TARGETS", "Target", "input_targets"]
 
 
 def _json(valid: Callable[[], tuple[Any, ...]]) -> Make:
     return lambda program: documents.hostile_json(valid(), program)
 
 
-@_target(disks.hostile_disk)
+@target(disks.hostile_disk)
 def gpt(disk: bytes, program: Program) -> bool:
     """`read_gpt` and `select_image_parts` over a changed disk."""
     device = FuzzDevice(disk)
@@ -112,7 +83,7 @@ def gpt(disk: bytes, program: Program) -> bool:
     return True
 
 
-@_target(disks.hostile_verity)
+@target(disks.hostile_verity)
 def verity(both: bytes, program: Program) -> bool:
     """The superblock, and reads through the tree: every byte that comes out is one that was signed.
 
@@ -155,7 +126,7 @@ def _read_verified(device: VerityDevice, expected: bytes, program: Program) -> N
                 assert device.read_at(offset, length) == expected[offset : offset + length]
 
 
-@_target(_json(documents.signature_documents))
+@target(_json(documents.signature_documents))
 def signature_json(text: bytes, program: Program) -> bool:
     """The document of a signature partition."""
     try:
@@ -166,7 +137,7 @@ def signature_json(text: bytes, program: Program) -> bool:
     return True
 
 
-@_target(documents.hostile_signature)
+@target(documents.hostile_signature)
 def pkcs7(der: bytes, program: Program) -> bool:
     """A signature: parsed, explained, and never accepted for another root hash than the signed one."""
     for policy in _policies():
@@ -189,7 +160,7 @@ def _policies() -> tuple[TrustPolicy, ...]:
     return TrustPolicy(certificates=(one, two)), TrustPolicy(certificates=(two,), pinned_root_hash=ROOT_HASH)
 
 
-@_target(filesystems.hostile_filesystem)
+@target(filesystems.hostile_filesystem)
 def erofs(data: bytes, program: Program) -> bool:
     """A filesystem: its whole tree, as the kernel, the resolver and an attacker use it."""
     try:
@@ -200,11 +171,11 @@ def erofs(data: bytes, program: Program) -> bool:
     return True
 
 
-@_target(filesystems.hostile_filesystem)
+@target(filesystems.hostile_filesystem)
 def image(data: bytes, program: Program) -> bool:
     """A whole image by a careless signer: any filesystem, under a right root hash, signed by a trusted key."""
     whole, root_hash = images.signed_image(data, pair().key, pair().certificate)
-    with _memory_file(whole) as fd:
+    with memory_file(whole) as fd:
         try:
             opened = open_image(fd, TrustPolicy(certificates=(pair().trusted,)))
         except RofsError:
@@ -215,17 +186,7 @@ def image(data: bytes, program: Program) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _memory_file(content: bytes) -> Iterator[int]:
-    fd = os.memfd_create("rofs-fuzz")
-    try:
-        os.pwrite(fd, content, 0)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@_target(documents.hostile_log)
+@target(documents.hostile_log)
 def audit_log(text: bytes, program: Program) -> bool:
     """A log: read, checked, shown; then continued, which keeps an intact one intact and touches no other."""
     events = 0
@@ -246,7 +207,7 @@ def audit_log(text: bytes, program: Program) -> bool:
 
 
 def _continue_log(text: bytes, *, intact: bool) -> None:
-    with tempfile.TemporaryDirectory(prefix="rofs-fuzz-", dir=_scratch()) as directory:
+    with tempfile.TemporaryDirectory(prefix="rofs-fuzz-", dir=scratch()) as directory:
         path = Path(directory) / "log"
         path.write_bytes(text)
         try:
@@ -263,12 +224,7 @@ def _continue_log(text: bytes, *, intact: bool) -> None:
         assert verify_chain(io.BytesIO(lines), head).head == head
 
 
-def _scratch() -> str | None:
-    """Memory, where there is some: the log is opened, synced and removed for every input."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-@_target(_json(documents.requests))
+@target(_json(documents.requests))
 def control_request(text: bytes, program: Program) -> bool:
     """What the control socket's server makes of a request line."""
     command = control_server._command(text[:4096] + b"\n")
@@ -277,7 +233,7 @@ def control_request(text: bytes, program: Program) -> bool:
     return _is_json_object(text)
 
 
-@_target(_json(documents.statuses))
+@target(_json(documents.statuses))
 def control_answer(text: bytes, program: Program) -> bool:
     """What the client makes of the answer line of a mount that may be anything."""
     for use in (control.status, control.unmount):
@@ -307,7 +263,7 @@ def _answering(text: bytes) -> Iterator[None]:
                 end.close()
 
 
-@_target(_json(documents.reports))
+@target(_json(documents.reports))
 def worker_report(text: bytes, program: Program) -> bool:
     """A worker's datagram."""
     try:
@@ -319,7 +275,7 @@ def worker_report(text: bytes, program: Program) -> bool:
     return True
 
 
-@_target(_json(documents.answers))
+@target(_json(documents.answers))
 def process_answer(text: bytes, program: Program) -> bool:
     """What the resolver, the verifier or a process that failed says to a privileged one."""
     with contextlib.suppress(RofsError):
@@ -332,7 +288,7 @@ def process_answer(text: bytes, program: Program) -> bool:
     return _is_json_object(text) or text.startswith(b"[")
 
 
-@_target(_json(documents.identities))
+@target(_json(documents.identities))
 def identity(text: bytes, program: Program) -> bool:
     """What an image says of itself in an xattr of its root."""
     try:
@@ -343,7 +299,7 @@ def identity(text: bytes, program: Program) -> bool:
     return True
 
 
-@_target(documents.hostile_os_release)
+@target(documents.hostile_os_release)
 def os_release(text: bytes, program: Program) -> bool:
     """What an image of others says of itself in a file: nothing is an error there."""
     return bool(parse_os_release(text))

@@ -7,6 +7,7 @@ Each target is run by hypothesis; `scripts/fuzz` runs the same ones for hours. W
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import lzma
 import random
 import sys
@@ -20,10 +21,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from rofs.erofs.reader import ErofsReader
+from rofs.source.tar import TarSource
+from rofs.trust import store
+from rofs.trust.image_policy import ImagePolicy, parse_image_policy
 from rofs.verity.device import VerityDevice
+from tests.erofs.builder import write_image
+from tests.trees import MemorySource, directory, file
 from tests.trust.builders import ROOT_HASH
 
-from . import filesystems, targets
+from . import administration, filesystems, input_targets, targets
 from .devices import FuzzDevice
 from .drive import Findings, kind_of, main
 from .edits import EDIT_BYTES, MAX_EDITS, MAX_INPUT_BYTES, parse_program
@@ -136,6 +142,43 @@ def test_a_signature_for_another_root_hash_is_noticed(monkeypatch: pytest.Monkey
     monkeypatch.setattr(targets, "OTHER_ROOT_HASH", ROOT_HASH)
     with pytest.raises(AssertionError):
         TARGETS["pkcs7"](b"")
+
+
+def test_bytes_that_are_not_of_the_archive_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TarSource, "contents", lambda _self, inode: iter([(0, b"x" * inode.size)]))
+    with pytest.raises(AssertionError):
+        TARGETS["tar"](b"")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_filesystem_that_is_not_the_archive_is_noticed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    other = write_image(MemorySource(directory({b"other": file()})))
+    monkeypatch.setattr(input_targets, "write_image", lambda _source: other)
+    with pytest.raises(AssertionError):
+        TARGETS["tar"](bytes([seed, 0x80]))
+
+
+def test_a_policy_that_is_taken_for_an_open_one_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        input_targets, "parse_image_policy", lambda text: ImagePolicy(text, parse_image_policy("*").clauses)
+    )
+    with pytest.raises(AssertionError):
+        TARGETS["image_policy"](b"")
+
+
+def test_a_filesystem_under_another_root_hash_than_the_pinned_one_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_targets, "OTHER_ROOT_HASH", administration.bare_filesystem().root_hash)
+    with pytest.raises(AssertionError):
+        TARGETS["side_files"](b"")
+
+
+def test_a_certificate_that_is_silently_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_reasons(root: str) -> store.LoadedTrust:
+        return dataclasses.replace(store.load_default_trust(root), skipped=())
+
+    monkeypatch.setattr(input_targets, "load_default_trust", without_reasons)
+    with pytest.raises(AssertionError):
+        TARGETS["trust_directory"].use(b"-----BEGIN CERTIFICATE-----", parse_program(b""))
 
 
 def test_what_does_not_end_is_noticed() -> None:
