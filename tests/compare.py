@@ -28,21 +28,27 @@ class _Walk:
         self._links: tuple[dict[tuple[int, int], str], dict[tuple[int, int], str]] = ({}, {})
 
     def run(self, a_root: bytes, b_root: bytes) -> list[str]:
-        """Walk with directory descriptors: paths may be longer than PATH_MAX."""
+        """Walk with one descriptor per tree: paths may be longer than PATH_MAX, directories as many as there are."""
         self._attributes("/", os.stat(a_root), os.stat(b_root))
-        pending = [("", os.open(a_root, os.O_RDONLY), os.open(b_root, os.O_RDONLY))]
-        self._expect("/", "xattrs", _xattrs(pending[0][1], b"."), _xattrs(pending[0][2], b"."))
-        while pending:
-            prefix, a, b = pending.pop()
-            try:
-                if len(self._found) < _MOST:
-                    pending.extend(self._directory(prefix, a, b))
-            finally:
-                os.close(a)
-                os.close(b)
+        here = (os.open(a_root, os.O_RDONLY), os.open(b_root, os.O_RDONLY))
+        try:
+            self._expect("/", "xattrs", _xattrs(here[0], b"."), _xattrs(here[1], b"."))
+            levels = [self._directory("", *here)]
+            while levels and len(self._found) < _MOST:
+                if levels[-1]:
+                    path, name = levels[-1].pop()
+                    here = _move(here, name)
+                    levels.append(self._directory(path, *here))
+                else:
+                    levels.pop()
+                    here = _move(here, b"..") if levels else here
+        finally:
+            for fd in here:
+                os.close(fd)
         return self._found
 
-    def _directory(self, prefix: str, a: int, b: int) -> list[tuple[str, int, int]]:
+    def _directory(self, prefix: str, a: int, b: int) -> list[tuple[str, bytes]]:
+        """Compare what is in a directory; what is a directory itself is returned."""
         a_names, b_entries = set(os.listdir(_proc(a))), list(os.scandir(_proc(b)))
         b_names = [entry.name for entry in b_entries]
         self._expect(prefix, "names", sorted(a_names), sorted(b_names))
@@ -54,7 +60,7 @@ class _Walk:
                 self._expect(path, "d_ino", y.st_ino, entry.inode())
                 self._entry(path, entry.name, (a, x), (b, y))
                 if stat.S_ISDIR(x.st_mode) and stat.S_ISDIR(y.st_mode):
-                    below.append((path, os.open(entry.name, os.O_RDONLY, dir_fd=a), _open(entry.name, b)))
+                    below.append((path, entry.name))
         return below
 
     def _entry(self, path: str, name: bytes, a: tuple[int, os.stat_result], b: tuple[int, os.stat_result]) -> None:
@@ -84,6 +90,19 @@ class _Walk:
 
 def _proc(fd: int) -> bytes:
     return b"/proc/self/fd/%d" % fd
+
+
+def _move(here: tuple[int, int], name: bytes) -> tuple[int, int]:
+    """Go into a directory, or back with `..`, in both trees at once."""
+    a = _open(name, here[0])
+    try:
+        b = _open(name, here[1])
+    except OSError:
+        os.close(a)
+        raise
+    for fd in here:
+        os.close(fd)
+    return a, b
 
 
 def _open(name: bytes, directory: int) -> int:

@@ -25,7 +25,18 @@ _SELINUX_KEY, _SELINUX_XATTR = b"RHT.security.selinux", b"security.selinux"
 _ACL_KEYS = {b"SCHILY.acl.access": ACL_ACCESS_XATTR, b"SCHILY.acl.default": ACL_DEFAULT_XATTR}
 _NFS4_KEY = b"SCHILY.acl.ace"
 
+_XFS_ACLS = frozenset({b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"})
+_BTRFS_PROPERTIES = b"btrfs."
+
 Xattrs = tuple[tuple[bytes, bytes], ...]
+
+
+def is_of_the_storage(name: bytes) -> bool:
+    """Whether an xattr says how a filesystem stores a file and nothing of the file: it is left out.
+
+    xfs shows each POSIX ACL to root a second time in its own form; btrfs shows its properties.
+    """
+    return name in _XFS_ACLS or name.startswith(_BTRFS_PROPERTIES)
 
 
 def can_be_kept(name: bytes) -> bool:
@@ -57,6 +68,7 @@ def xattrs_of_records(records: Mapping[bytes, bytes]) -> Xattrs:
             _add_acl(found, _ACL_KEYS[key], value)
         elif key == _SELINUX_KEY:
             found.setdefault(_SELINUX_XATTR, value + b"\0")  # the kernel's value has the NUL
+    found = {name: value for name, value in found.items() if not is_of_the_storage(name)}
     for name, value in found.items():
         if not can_be_kept(name):
             raise ValueError(f"its xattr {name[:80]!r} cannot be kept in an image; make the archive without it")
