@@ -156,8 +156,11 @@ class Source(Protocol):
         """All names and attributes."""
         ...
 
-    def chunks(self, inode: Inode) -> Iterator[bytes]:
-        """The content of a regular file in pieces, exactly `inode.size` bytes in all.
+    def contents(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
+        """The content of a regular file as `pieces`, at most 1 MiB each; zeros elsewhere, up to `inode.size`.
+
+        That the source knows of a hole shows nowhere but in time. It ends well only when the content is still
+        what it was when the tree was read: until then nobody may rely on what was left out.
 
         Raises:
             InputError: It cannot be read, or changed since the tree was read; names the path.

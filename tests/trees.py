@@ -89,11 +89,11 @@ class MemorySource:
         self.tree = Tree(root)
         self.chunk_bytes = chunk_bytes
 
-    def chunks(self, inode: Inode) -> Iterator[bytes]:
+    def contents(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
         data = inode.source_key
         assert isinstance(data, bytes)
         for start in range(0, len(data), self.chunk_bytes):
-            yield data[start : start + self.chunk_bytes]
+            yield start, data[start : start + self.chunk_bytes]
 
 
 def find(root: Inode, path: bytes) -> Inode:

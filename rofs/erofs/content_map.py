@@ -108,9 +108,9 @@ def _map_chunks(metadata: Metadata, inode: fmt.DiskInode, offset: int, length: i
     end = offset + length
     pending: Piece | None = None
     at = offset
-    for address in _addresses(metadata, inode, offset // chunk, (end - 1) // chunk + 1):
+    for address, count in _addresses(metadata, inode, offset // chunk, (end - 1) // chunk + 1):
         within = at % chunk
-        taken = min(chunk - within, end - at)
+        taken = min(count * chunk - within, end - at)
         at += taken
         place = None if address == fmt.NULL_ADDRESS else address * block + within
         if pending is None:
@@ -124,11 +124,19 @@ def _map_chunks(metadata: Metadata, inode: fmt.DiskInode, offset: int, length: i
         yield pending
 
 
-def _addresses(metadata: Metadata, inode: fmt.DiskInode, first: int, last: int) -> Iterator[int]:
-    """Block addresses of the chunks from `first` to before `last`, read a few at a time."""
+def _addresses(metadata: Metadata, inode: fmt.DiskInode, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Block addresses of the chunks from `first` to before `last`, read a few at a time, and for how many each is.
+
+    That is one but for null chunks: there may be millions between two that are there.
+    """
     table, _ = chunk_table(metadata, inode)
     entry = inode.chunk_entry
+    null = entry.pack(fmt.NULL_ADDRESS) * _ENTRIES_AT_ONCE
     for start in range(first, last, _ENTRIES_AT_ONCE):
         count = min(_ENTRIES_AT_ONCE, last - start)
-        for (address,) in entry.iter_unpack(metadata.at(table + start * entry.size, count * entry.size)):
-            yield address
+        data = metadata.at(table + start * entry.size, count * entry.size)
+        if data == null[: len(data)]:
+            yield fmt.NULL_ADDRESS, count
+            continue
+        for (address,) in entry.iter_unpack(data):
+            yield address, 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rofs.erofs.holes import data_runs, whole_blocks
 from rofs.errors import InputError
+from rofs.pieces import Piece, filled
 
 WriteAt = Callable[[int, "bytes | memoryview"], None]
 
@@ -67,11 +68,12 @@ class Contents:
             )
         return address
 
-    def write_flat(self, chunks: Iterable[bytes], whole_bytes: int) -> tuple[Written, bytes]:
-        """Write the start of a content in one piece.
+    def write_flat(self, pieces: Iterable[Piece], size: int, whole_bytes: int) -> tuple[Written, bytes]:
+        """Write the start of a content in one piece, its holes as zeros.
 
         Args:
-            chunks: The content.
+            pieces: The content.
+            size: Its length in bytes.
             whole_bytes: How much of it to write, padded to whole blocks.
 
         Returns:
@@ -80,7 +82,7 @@ class Contents:
         digest = hashlib.sha256(b"%d:" % whole_bytes)
         offset = self.next_block * self._block
         done, tail = 0, b""
-        for chunk in chunks:
+        for chunk in filled(pieces, size):
             part = memoryview(chunk)[: max(0, whole_bytes - done)]
             if part:
                 digest.update(part)
@@ -90,11 +92,11 @@ class Contents:
             self._progress(len(chunk))
         return self._finish(digest.digest(), done, -(-whole_bytes // self._block)), tail
 
-    def write_chunks(self, chunks: Iterable[bytes], size: int, chunk_bytes: int) -> tuple[Written, bytes]:
+    def write_chunks(self, pieces: Iterable[Piece], size: int, chunk_bytes: int) -> tuple[Written, bytearray]:
         """Write the chunks of a content that are not all zeros, one after the other.
 
         Args:
-            chunks: The content.
+            pieces: The content.
             size: Its length in bytes.
             chunk_bytes: Length of a chunk, a power of two of blocks; the last one may be shorter.
 
@@ -105,7 +107,7 @@ class Contents:
         digest = hashlib.sha256(b"%d chunks of %d:" % (size, chunk_bytes))
         stream = _Stream(digest.update, self._write_at, self.next_block * self._block)
         count = reported = 0
-        for at, data in data_runs(whole_blocks(chunks, self._block), self._block):
+        for at, data in data_runs(whole_blocks(pieces, size, self._block), self._block):
             first, behind = at // chunk_bytes, -(-(at + len(data)) // chunk_bytes)
             begun = stored[first]  # by a run before, which may have left room
             stream.zeros_to((count - begun) * chunk_bytes + at % chunk_bytes)
@@ -120,7 +122,7 @@ class Contents:
         stream.zeros_to(end)
         digest.update(stored)
         self._progress(size - reported)
-        return self._finish(digest.digest(), end, -(-end // self._block)), bytes(stored)
+        return self._finish(digest.digest(), end, -(-end // self._block)), stored
 
     def _finish(self, key: bytes, written_bytes: int, blocks: int) -> Written:
         if not blocks:

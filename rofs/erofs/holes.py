@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rofs.erofs import format as fmt
+from rofs.pieces import Piece
 
 # Less than this is not worth a chunk table, which every read then has to look at: 64 KiB, and a 64th of
 # the content.
@@ -19,20 +20,36 @@ _ZEROS = bytes(1 << 20)  # as long as the pieces that sources give
 _ENTRY_BYTES = fmt.BLOCK_MAP_ENTRY.size
 
 
-def whole_blocks(chunks: Iterable[bytes], block_bytes: int) -> Iterator[bytes]:
-    """The same bytes, cut so that each piece but the last is whole blocks; no piece is empty."""
-    rest = b""
-    for chunk in chunks:
-        data = rest + chunk if rest else chunk
+def whole_blocks(pieces: Iterable[Piece], size: int, block_bytes: int) -> Iterator[Piece]:
+    """The same content in pieces of whole blocks, but for the last block as far as the content goes.
+
+    Args:
+        pieces: The content, see `pieces`; where it has no piece no block comes of it.
+        size: Its length in bytes.
+        block_bytes: Length of a block.
+    """
+    start, rest = 0, b""  # the block that is not whole yet
+    for offset, piece in pieces:
+        if offset // block_bytes != start // block_bytes and rest:
+            yield start, _to_length(rest, start, size, block_bytes)
+            rest = b""
+        if not rest:
+            start = offset - offset % block_bytes
+        data = rest.ljust(offset - start, b"\0") + piece if offset > start else piece
         whole = len(data) - len(data) % block_bytes
         if whole:
-            yield data[:whole]
-        rest = data[whole:]
+            yield start, data[:whole]
+        start, rest = start + whole, data[whole:]
     if rest:
-        yield rest
+        yield start, _to_length(rest, start, size, block_bytes)
 
 
-def data_runs(pieces: Iterable[bytes], block_bytes: int) -> Iterator[tuple[int, memoryview]]:
+def _to_length(data: bytes, start: int, size: int, block_bytes: int) -> bytes:
+    """A block that ends in a hole."""
+    return data.ljust(min(block_bytes, size - start), b"\0")
+
+
+def data_runs(pieces: Iterable[Piece], block_bytes: int) -> Iterator[tuple[int, memoryview]]:
     """Runs of blocks that are not all zeros: offset in bytes, and the bytes.
 
     Args:
@@ -40,12 +57,10 @@ def data_runs(pieces: Iterable[bytes], block_bytes: int) -> Iterator[tuple[int, 
         block_bytes: Length of a block.
     """
     zeros = bytes(block_bytes)
-    at = 0
-    for piece in pieces:
+    for at, piece in pieces:
         view = memoryview(piece)
         start: int | None = 0
-        if len(piece) == len(_ZEROS) and piece == _ZEROS:  # most of a long hole
-            at += len(piece)
+        if len(piece) == len(_ZEROS) and piece == _ZEROS:  # most of a long run
             continue
         # One byte of each block tells most that are not zeros; only the others are looked at.
         heads = piece[::block_bytes]
@@ -60,7 +75,6 @@ def data_runs(pieces: Iterable[bytes], block_bytes: int) -> Iterator[tuple[int, 
             number = heads.find(0, number + 1)
         if start is not None and start < len(piece):
             yield at + start, view[start:]
-        at += len(piece)
 
 
 class HoleScan:
@@ -88,6 +102,11 @@ class HoleScan:
                 return
             self._chunks[bits] += (last >> bits) - max(first >> bits, seen + 1) + 1
             self._last[bits] = last >> bits
+
+    @property
+    def data_bytes(self) -> int:
+        """Length of the blocks with data so far."""
+        return self._chunks[0] * self._block
 
     def chunk_blkbits(self) -> int | None:
         """log2 of the best chunk length in blocks, of equal ones the shortest; None when holes do not pay."""

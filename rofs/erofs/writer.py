@@ -7,8 +7,9 @@
 
 Where an inode lies depends on sizes, and on whether it needs a chunk table: contents long enough for that
 are looked through first. Then all places are known, and every content is read in pieces, straight to its
-place. Memory is proportional to the number of entries, and a byte for each chunk of one file. Does not
-compress, and does not know where its output goes nor why a hole pays (`holes`).
+place. Holes that the source knows of cost nothing but their entries in a chunk table. Memory is proportional
+to the number of entries, and a byte for each chunk of one file. Does not compress, and does not know where its
+output goes nor why a hole pays (`holes`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ BLOCK_BITS = 12
 BLOCK_BYTES = 1 << BLOCK_BITS
 _INODE_BYTES = fmt.EXTENDED_INODE_BYTES  # the compact form has no time of its own
 _TABLE_ENTRIES_AT_ONCE = 1 << 14
+_NULL_ENTRY = fmt.BLOCK_MAP_ENTRY.pack(fmt.NULL_ADDRESS)
+# What as many blocks hold as EROFS can address with 32 bits; a hole could be longer, but no use of it is known.
+_MAX_FILE_BYTES = ((1 << 32) - 1) * BLOCK_BYTES
+_MAX_BARE_TABLE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,11 @@ class _Placed:
     @property
     def header_bytes(self) -> int:
         """Length of the inode with xattrs and chunk table."""
-        return _INODE_BYTES + len(self.xattrs) + self.chunks * fmt.BLOCK_MAP_ENTRY.size
+        return _INODE_BYTES + len(self.xattrs) + self.table_bytes
+
+    @property
+    def table_bytes(self) -> int:
+        return self.chunks * fmt.BLOCK_MAP_ENTRY.size
 
 
 def write_filesystem(
@@ -141,12 +150,15 @@ class _Writer:
     def _find_holes(self, placed: _Placed) -> None:
         if placed.inode.is_regular and placed.size > MIN_SAVED_BYTES:
             scan = HoleScan(placed.size, BLOCK_BYTES)
-            for offset, data in data_runs(whole_blocks(self._source.chunks(placed.inode), BLOCK_BYTES), BLOCK_BYTES):
+            pieces = whole_blocks(self._source.contents(placed.inode), placed.size, BLOCK_BYTES)
+            for offset, data in data_runs(pieces, BLOCK_BYTES):
                 scan.add(offset, len(data))
             placed.chunk_blkbits = scan.chunk_blkbits()
+            _check_table(placed, scan.data_bytes)
 
     def _write_inode(self, placed: _Placed, number: int, contents: Contents) -> None:
-        stored = tail = b""
+        tail = b""
+        stored = bytearray()
         if placed.inode.is_directory:
             tail = self._write_directory(placed)
         elif placed.chunk_blkbits is not None:
@@ -221,15 +233,15 @@ class _Writer:
 
     def _write_content(self, placed: _Placed, contents: Contents) -> bytes:
         whole = placed.size - placed.tail_bytes if placed.inline else placed.size
-        written, tail = contents.write_flat(self._source.chunks(placed.inode), whole)
+        written, tail = contents.write_flat(self._source.contents(placed.inode), placed.size, whole)
         if placed.own_blocks:
             placed.block = written.address
             self._digest.update(written.key)
         return tail
 
-    def _write_chunks(self, placed: _Placed, contents: Contents) -> bytes:
-        chunks = self._source.chunks(placed.inode)
-        written, stored = contents.write_chunks(chunks, placed.size, placed.chunk_bytes)
+    def _write_chunks(self, placed: _Placed, contents: Contents) -> bytearray:
+        pieces = self._source.contents(placed.inode)
+        written, stored = contents.write_chunks(pieces, placed.size, placed.chunk_bytes)
         placed.block = written.address
         self._digest.update(written.key)
         return stored
@@ -260,10 +272,24 @@ class _Writer:
             self._first_block[offset : offset + len(part)] = part
 
 
-def _chunk_table(placed: _Placed, stored: bytes) -> Iterator[bytes]:
+def _check_table(placed: _Placed, data_bytes: int) -> None:
+    """A few bytes here and there in a huge hole would make an image of nothing but chunk table and padding."""
+    table_bytes = placed.table_bytes
+    if table_bytes > max(_MAX_BARE_TABLE_BYTES, data_bytes):
+        raise InputError(
+            f"{printable(placed.inode.path())} cannot be kept in an image: its {data_bytes} bytes of data are "
+            f"scattered over {placed.size} bytes, and the chunk table of its holes would take {table_bytes}, expected "
+            f"at most {_MAX_BARE_TABLE_BYTES} or as much as its data; keep it packed, or leave it out"
+        )
+
+
+def _chunk_table(placed: _Placed, stored: bytearray) -> Iterator[bytes]:
     """The block addresses of the chunks, which follow each other from the first on; in pieces."""
     address, chunk_blocks = placed.block, placed.chunk_bytes // BLOCK_BYTES
     for start in range(0, len(stored), _TABLE_ENTRIES_AT_ONCE):
+        if stored.find(1, start, start + _TABLE_ENTRIES_AT_ONCE) < 0:
+            yield _NULL_ENTRY * min(_TABLE_ENTRIES_AT_ONCE, len(stored) - start)
+            continue
         addresses = []
         for is_stored in stored[start : start + _TABLE_ENTRIES_AT_ONCE]:
             addresses.append(address if is_stored else fmt.NULL_ADDRESS)
@@ -272,6 +298,11 @@ def _chunk_table(placed: _Placed, stored: bytes) -> Iterator[bytes]:
 
 
 def _placed(inode: Inode, xattrs: tuple[tuple[bytes, bytes], ...]) -> _Placed:
+    if inode.is_regular and inode.size > _MAX_FILE_BYTES:
+        raise InputError(
+            f"{printable(inode.path())} cannot be kept in an image: it has {inode.size} bytes, holes included, at most "
+            f"{_MAX_FILE_BYTES} (2^32-1 blocks) fit into one"
+        )
     try:
         body = xattr_format.pack_xattrs(xattrs)
         if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):

@@ -11,6 +11,8 @@ import stat
 from collections.abc import Callable
 
 from rofs.errors import ImageError, printable
+from rofs.image.lookup import contents
+from rofs.pieces import first_difference
 from rofs.tree import Inode, Source
 from rofs.vfs import ReadOnlyFilesystem
 
@@ -105,12 +107,11 @@ class _Comparison:
             self._expect(inode, "link target", inode.target, self._filesystem.readlink(nid))
 
     def _compare_content(self, inode: Inode, nid: int) -> None:
-        offset = 0
-        for chunk in self._source.chunks(inode):
-            if self._filesystem.read(nid, offset, len(chunk)) != chunk:
-                self._expect(inode, "content", "the source's", f"other bytes within {len(chunk)} bytes at {offset}")
-            offset += len(chunk)
-            self._progress(len(chunk))
+        expected, found = self._source.contents(inode), contents(self._filesystem, nid)
+        different = first_difference(expected, found, inode.size, self._progress)
+        if different is not None:
+            offset, length = different
+            self._expect(inode, "content", "the source's", f"other bytes within {length} bytes at {offset}")
 
     @staticmethod
     def _expect(inode: Inode, what: str, expected: object, found: object) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from rofs.errors import ImageError
 from rofs.image.lookup import at
 from rofs.image.sides import EntryFacts, Key, Side
+from rofs.pieces import first_difference
 
 Kind = Literal["added", "removed", "changed", "unreadable"]
 
@@ -162,17 +163,8 @@ class _Walk:
         return [_Pair(_Place(name, pair.place), old.get(name), new.get(name)) for name in names]
 
     def _same_content(self, pair: _Pair, size: int) -> bool:
-        sides = (self._old, pair.old), (self._new, pair.new)
-        streams = [_Stream(_contents(side, key, pair.place), size) for side, key in sides]
-        offset = 0
-        while offset < size:
-            before, after = (stream.at(offset) for stream in streams)
-            length = min(before.length, after.length)
-            if not _equal(before.data, after.data, length):
-                return False
-            offset += length
-            self._progress(length)
-        return True
+        old, new = (_contents(side, key, pair.place) for side, key in ((self._old, pair.old), (self._new, pair.new)))
+        return first_difference(old, new, size, self._progress) is None
 
 
 @contextlib.contextmanager
@@ -216,35 +208,3 @@ def _attribute_changes(old: EntryFacts, new: EntryFacts) -> Iterator[Change]:
     for name in sorted(old.xattrs.keys() | new.xattrs.keys()):
         if old.xattrs.get(name) != new.xattrs.get(name):
             yield Change("xattr", old.xattrs.get(name), new.xattrs.get(name), name)
-
-
-class _Part(NamedTuple):
-    """What stands in a content from some offset on; no data is a hole."""
-
-    length: int
-    data: bytes | None
-
-
-class _Stream:
-    """The content of a file, to be asked for ascending offsets."""
-
-    def __init__(self, pieces: Iterator[tuple[int, bytes]], size: int) -> None:
-        self._pieces = pieces
-        self._size = size
-        self._start, self._data = 0, b""
-
-    def at(self, offset: int) -> _Part:
-        while self._start + len(self._data) <= offset < self._size:
-            self._start, self._data = next(self._pieces, (self._size, b""))
-        if offset < self._start:
-            return _Part(self._start - offset, None)
-        data = self._data[offset - self._start :]
-        return _Part(len(data), data)
-
-
-def _equal(old: bytes | None, new: bytes | None, length: int) -> bool:
-    """Whether both begin with the same bytes, a hole with zeros."""
-    if old is None and new is None:
-        return True
-    zeros = b"" if old is not None and new is not None else bytes(length)
-    return (zeros if old is None else old[:length]) == (zeros if new is None else new[:length])

@@ -174,7 +174,4 @@ class SourceSide:
 
     def contents(self, key: Inode) -> Iterator[tuple[int, bytes]]:
         """See `Side`."""
-        offset = 0
-        for chunk in self._source.chunks(key):
-            yield offset, chunk
-            offset += len(chunk)
+        return self._source.contents(key)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from rofs.pieces import filled
 from rofs.tree import Inode, Source
 
 _SECOND_NS = 10**9
@@ -68,11 +69,11 @@ def _source_name(name: bytes) -> bytes:
 
 
 def _is_compiled_from(source: Source, pyc: Inode, seconds: int, size: int) -> bool:
-    chunks = source.chunks(pyc)
-    header = next(chunks, b"")[: _PYC_HEADER.size]
-    if hasattr(chunks, "close"):
-        chunks.close()  # the file is not read to its end
-    if len(header) < _PYC_HEADER.size:
+    if pyc.size < _PYC_HEADER.size:
         return False
-    _, flags, mtime, source_bytes = _PYC_HEADER.unpack(header)
+    header = b""
+    blocks = filled(source.contents(pyc), pyc.size)  # the file is not read to its end
+    while len(header) < _PYC_HEADER.size and (more := next(blocks, b"")):
+        header += more
+    _, flags, mtime, source_bytes = _PYC_HEADER.unpack_from(header)
     return (flags, mtime, source_bytes) == (0, seconds & _MASK, size & _MASK)

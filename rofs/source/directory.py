@@ -13,12 +13,10 @@ import stat
 from collections.abc import Iterator
 
 from rofs.errors import InputError, RofsError, from_os_error, printable
-from rofs.source.xattrs import can_be_kept
+from rofs.source.ranges import read_range
+from rofs.source.xattrs import can_be_kept, is_of_the_storage
 from rofs.tree import Inode, Tree
 from rofs.vfs import PATH_MAX_BYTES
-
-_CHUNK_BYTES = 1 << 20
-_ZEROS = bytes(_CHUNK_BYTES)
 
 
 class DirectorySource:
@@ -48,8 +46,8 @@ class DirectorySource:
         self._scan(root)
         self.tree = Tree(root)
 
-    def chunks(self, inode: Inode) -> Iterator[bytes]:
-        """The content of a regular file, exactly `inode.size` bytes; see `tree.Source.chunks`."""
+    def contents(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
+        """The content of a regular file without its holes; see `tree.Source.contents`."""
         shown = self._shown(inode)
         try:
             # Non-blocking: a FIFO may have taken the file's place.
@@ -57,17 +55,8 @@ class DirectorySource:
         except OSError as error:
             raise _unreadable(error, shown) from error
         try:
-            _check_unchanged(os.fstat(fd), inode, shown)
-            at = 0
-            while at < inode.size:
-                try:
-                    chunk = _piece(fd, at, inode.size)
-                except OSError as error:
-                    raise _unreadable(error, shown) from error
-                if not chunk:
-                    raise InputError(f"source file {shown} became shorter while it was read")
-                at += len(chunk)
-                yield chunk
+            _check_unchanged(fd, inode, shown)
+            yield from read_range(fd, 0, inode.size, shown, lambda: _check_unchanged(fd, inode, shown))
         finally:
             os.close(fd)
 
@@ -160,7 +149,8 @@ def _xattrs(directory: _Directory, name: bytes) -> tuple[tuple[bytes, bytes], ..
     path = directory.proc_path + b"/" + name
     try:
         names = [os.fsencode(n) for n in os.listxattr(path, follow_symlinks=False)]
-        pairs = [(n, os.getxattr(path, n, follow_symlinks=False)) for n in sorted(names)]
+        kept = sorted(name for name in names if not is_of_the_storage(name))
+        pairs = [(name, os.getxattr(path, name, follow_symlinks=False)) for name in kept]
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return ()
@@ -174,20 +164,8 @@ def _xattrs(directory: _Directory, name: bytes) -> tuple[tuple[bytes, bytes], ..
     return tuple(pairs)
 
 
-def _piece(fd: int, at: int, size: int) -> bytes:
-    """What stands in a file from `at` on; nothing when it has become shorter. A hole is not read."""
-    try:
-        data_at = os.lseek(fd, at, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        data_at = os.fstat(fd).st_size  # a hole up to the end, wherever that is now
-    if data_at > at:
-        return _ZEROS[: min(data_at, size) - at]
-    return os.pread(fd, min(_CHUNK_BYTES, size - at), at)
-
-
-def _check_unchanged(status: os.stat_result, inode: Inode, shown: str) -> None:
+def _check_unchanged(fd: int, inode: Inode, shown: str) -> None:
+    status = os.fstat(fd)
     now = (status.st_dev, status.st_ino, status.st_ctime_ns)
     if now != inode.source_key or status.st_size != inode.size:
         raise InputError(f"source file {shown} changed during the build; build from a tree that nothing writes to")

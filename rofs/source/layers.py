@@ -37,9 +37,9 @@ class LayeredSource:
             self._lay(root, source.tree.root)
         self.tree = Tree(root)
 
-    def chunks(self, inode: Inode) -> Iterator[bytes]:
-        """The content of a regular file from where it comes; see `tree.Source.chunks`."""
-        return self._sources[id(inode)].chunks(inode)
+    def contents(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
+        """The content of a regular file from where it comes; see `tree.Source.contents`."""
+        return self._sources[id(inode)].contents(inode)
 
     def _lay(self, lower_root: Inode, upper_root: Inode) -> None:
         stack = [(lower_root, upper_root)]

@@ -62,9 +62,9 @@ class PreparedSource:
             )
         self.warnings += advise(self.tree)
 
-    def chunks(self, inode: Inode) -> Iterator[bytes]:
-        """The content of a regular file; see `tree.Source.chunks`."""
-        return self._layered.chunks(inode)
+    def contents(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
+        """The content of a regular file; see `tree.Source.contents`."""
+        return self._layered.contents(inode)
 
 
 def open_source(argument: str | bytes, *, progress: Progress = silent) -> Source:

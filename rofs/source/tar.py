@@ -15,15 +15,13 @@ from array import array
 from collections.abc import Callable, Iterator
 
 from rofs.errors import InputError, printable
+from rofs.pieces import first_difference
 from rofs.source import tar_format as fmt
+from rofs.source.ranges import read_range
 from rofs.source.spool import Compression, blocks_of, compression_of, decompressed, spool
 from rofs.source.tar_reader import TarReader
 from rofs.source.tar_tree import StoredContent, TreeBuilder
 from rofs.tree import Inode, Tree
-
-_CHUNK_BYTES = 1 << 20
-_ZEROS = bytes(_CHUNK_BYTES)
-
 
 Progress = Callable[[int], Callable[[int], None]]
 
@@ -66,36 +64,28 @@ class TarSource:
         """Give back the temporary file; there are no contents afterwards. May be called again."""
         self._closing()
 
-    def chunks(self, inode: Inode) -> Iterator[bytes]:
-        """The content of a regular file, exactly `inode.size` bytes; see `tree.Source.chunks`."""
+    def contents(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
+        """The content of a regular file without its holes; see `tree.Source.contents`."""
         content = inode.source_key
         assert isinstance(content, StoredContent)
+        return self._contents(content)
+
+    def _contents(self, content: StoredContent) -> Iterator[tuple[int, bytes]]:
+        self._check_unchanged()
+        extents = content.extents if content.extents is not None else array("q", (0, content.stored_bytes))
+        offset = content.offset
+        for index in range(0, len(extents), 2):
+            start, length = extents[index], extents[index + 1]
+            if length:
+                for at, data in read_range(self._fd, offset, offset + length, self._shown, self._check_unchanged):
+                    yield at - offset + start, data
+            offset += length
+
+    def _check_unchanged(self) -> None:
         if _unchanging(self._fd) != self._status:
             raise InputError(
                 f"tar archive {self._shown} changed during the build; build from one that nothing writes to"
             )
-        extents = content.extents if content.extents is not None else array("q", (0, content.stored_bytes))
-        at, offset = 0, content.offset
-        for index in range(0, len(extents), 2):
-            start, length = extents[index], extents[index + 1]
-            yield from _zeros(start - at)
-            yield from self._stored(inode, offset, length)
-            at, offset = start + length, offset + length
-        yield from _zeros(inode.size - at)
-
-    def _stored(self, inode: Inode, offset: int, length: int) -> Iterator[bytes]:
-        while length:
-            try:
-                data = os.pread(self._fd, min(_CHUNK_BYTES, length), offset)
-            except OSError as error:
-                raise InputError(f"cannot read source {self._shown}: {os.strerror(error.errno or 0)}") from error
-            if not data:
-                raise InputError(
-                    f"tar archive {self._shown} became shorter while {printable(inode.path())} was read from it"
-                )
-            yield data
-            offset += len(data)
-            length -= len(data)
 
     def _scan(self, start: int) -> Inode:
         builder = TreeBuilder(self._shown)
@@ -105,7 +95,19 @@ class TarSource:
             empty = False
         if empty:
             raise InputError(f"tar archive {self._shown} has no members")
-        return builder.finish()
+        root = builder.finish()
+        for path, inode, content in builder.repeated:
+            self._check_repeated(path, inode, content)
+        return root
+
+    def _check_repeated(self, path: bytes, inode: Inode, content: StoredContent) -> None:
+        """See that what a hard link repeats is the content of its file: one inode cannot have two."""
+        size = content.stored_bytes
+        if inode.size != size or first_difference(self._contents(content), self.contents(inode), size):
+            raise InputError(
+                f"tar archive {self._shown}: member {printable(path)}: it is a hard link that comes with another "
+                "content than its file has; make the archive without contents of links"
+            )
 
     def _make_seekable(self, progress: Progress) -> int:
         """Have a plain archive in `_fd` that can be read anywhere; returns where it begins."""
@@ -172,9 +174,3 @@ def _unchanging(fd: int) -> tuple[int, int]:
     """What a write to the file changes; its name may go, as it is not opened again."""
     status = os.fstat(fd)
     return status.st_size, status.st_mtime_ns
-
-
-def _zeros(length: int) -> Iterator[bytes]:
-    while length > 0:
-        yield _ZEROS if length >= _CHUNK_BYTES else _ZEROS[:length]
-        length -= _CHUNK_BYTES

@@ -30,8 +30,8 @@ REGULAR, HARD_LINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO = b"0", b"1", b"2", b"
 REGULAR_V7, CONTIGUOUS = b"\0", b"7"
 GNU_SPARSE, GNU_LONG_NAME, GNU_LONG_LINK, GNU_LABEL, GNU_DUMPDIR = b"S", b"L", b"K", b"V", b"D"
 PAX_MEMBER, PAX_GLOBAL = b"x", b"g"
-# Behind these no content follows, whatever their size field says.
-WITHOUT_CONTENT = frozenset({HARD_LINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO})
+# Behind these no content follows, whatever their size field says. Behind a hard link one may.
+WITHOUT_CONTENT = frozenset({SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO})
 WITH_CONTENT = frozenset({REGULAR, REGULAR_V7, CONTIGUOUS, GNU_SPARSE, GNU_DUMPDIR})
 
 # GNU sparse, in the header: four pairs, a flag, the real size; in each extension block: 21 pairs, a flag

@@ -13,9 +13,11 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rofs.errors import InputError, printable
 from rofs.source import tar_format as fmt
+from rofs.source.ranges import read_range
 from rofs.source.tar_format import BLOCK_BYTES, Header
 
 # All xattrs of an inode of an image fit into 256 KiB; bsdtar writes each twice, and sparse maps come on top.
@@ -23,7 +25,6 @@ _MAX_RECORDS_BYTES = 8 << 20
 _MAX_GLOBALS_BYTES = 64 << 10
 _MAX_NAME_BYTES = 1 << 20  # 4000 components of the longest names
 _WINDOW_BYTES = 32 << 10  # headers of small files stand close together
-_SCAN_BYTES = 1 << 20
 _MAX_ID = (1 << 32) - 2  # the last one means "no user"
 
 _UNSUPPORTED = {
@@ -92,6 +93,7 @@ class TarReader:
         self._window, self._window_at = b"", start
         self._globals: dict[bytes, bytes] = {}
         self._extents = 0  # of all members so far
+        self._archives: set[int] = set()  # sizes of contents so far that are archives themselves
         self._where: tuple[str, bytes] | None = None  # at or after which member we are, for errors
 
     def members(self) -> Iterator[Member]:
@@ -165,15 +167,14 @@ class TarReader:
 
     def _check_rest(self) -> None:
         """After the first block of zeros; the second one may be missing, as no member can hide there."""
-        while self._at < self._end:
-            data = self._pread(_SCAN_BYTES, self._at)
+        for at, data in read_range(self._fd, self._at, self._end, self._shown, lambda: None):
             other = len(data) - len(data.lstrip(b"\0"))
-            if other < len(data) or not data:
+            if other < len(data):
                 raise self._error(
-                    f"byte {self._at + other}, behind the end mark, is not zero; the archive is damaged, or several "
+                    f"byte {at + other}, behind the end mark, is not zero; the archive is damaged, or several "
                     "were put together: give each as a source of its own"
                 )
-            self._at += len(data)
+        self._at = self._end
 
     # What is said before a member
 
@@ -208,6 +209,8 @@ class TarReader:
             member = _described(path, header, records, said.link)
             if header.typeflag in fmt.WITH_CONTENT:
                 self._find_content(member, header, said)
+            elif header.typeflag == fmt.HARD_LINK:
+                self._find_repeated(member, header)
             elif header.typeflag not in fmt.WITHOUT_CONTENT:
                 what = _UNSUPPORTED.get(header.typeflag, "which no rofs knows")
                 raise ValueError(f"its type is {header.typeflag!r}, {what}; make the archive with --format=pax")
@@ -216,9 +219,7 @@ class TarReader:
 
     def _find_content(self, member: Member, header: Header, said: _Said) -> None:
         records = member.records
-        stored = fmt.parse_decimal("size", text) if (text := records.get(b"size")) else header.size
-        if stored < 0:
-            raise ValueError(f"its size is {stored}")
+        stored = _stored_bytes(header, records)
         if header.typeflag == fmt.GNU_SPARSE:
             member.extents, member.size = self._sparse_header(header)
         end = self._at + stored
@@ -239,8 +240,46 @@ class TarReader:
             self._extents += len(member.extents) // 2
             if self._extents > fmt.MAX_EXTENTS:
                 raise ValueError(f"the sparse maps of the archive have more than {fmt.MAX_EXTENTS} pieces")
+        if self._boundary(member.offset) == "header":
+            self._archives |= {stored, member.size}
         self._at = end + -stored % BLOCK_BYTES
         _settle_type(member)
+
+    def _find_repeated(self, member: Member, header: Header) -> None:
+        """The content that a hard link has once more, as POSIX allows (pax, `-o linkdata`).
+
+        Many programs leave the file's size there without any content, so what stands behind must tell.
+        """
+        stored = _stored_bytes(header, member.records)
+        if not stored:
+            return
+        behind = self._at + stored + -stored % BLOCK_BYTES
+        here, there = self._boundary(self._at), self._boundary(behind)
+        if not here and not there:
+            raise ValueError(
+                f"it is a hard link of size {stored}, and a header is neither behind it nor behind a content of "
+                "that length; the archive is damaged or not whole"
+            )
+        if here == "header" and there and stored in self._archives:
+            raise ValueError(
+                f"it is a hard link of size {stored}, perhaps to an archive, and it cannot be told whether that "
+                "follows or the next member; make the archive without contents of links, as GNU tar does"
+            )
+        if there and (not here or (here, there) == ("end mark", "header")):
+            if any(key.startswith(b"GNU.sparse.") for key in member.records):
+                raise ValueError("it is a hard link with a sparse content, which is not supported")
+            member.offset, member.stored_bytes = self._at, stored
+            self._at = behind
+
+    def _boundary(self, place: int) -> Literal["header", "end mark", ""]:
+        """What between members stands somewhere."""
+        start = place - self._window_at
+        block = self._window[start : start + BLOCK_BYTES] if start >= 0 else b""
+        if len(block) < BLOCK_BYTES <= self._end - place:
+            block = self._pread(BLOCK_BYTES, place)
+        if fmt.is_header(block):
+            return "header"
+        return "end mark" if len(block) == BLOCK_BYTES and not block.strip(b"\0") else ""
 
     def _sparse_header(self, header: Header) -> tuple[array[int], int]:
         if not header.gnu:
@@ -277,6 +316,14 @@ _SAY: dict[bytes, Callable[[TarReader, Header, _Said], None]] = {
     fmt.GNU_LONG_NAME: TarReader._say_name,  # noqa: SLF001
     fmt.GNU_LONG_LINK: TarReader._say_link,  # noqa: SLF001
 }
+
+
+def _stored_bytes(header: Header, records: dict[bytes, bytes]) -> int:
+    """How much content an archive says to hold of a member."""
+    stored = fmt.parse_decimal("size", text) if (text := records.get(b"size")) else header.size
+    if stored < 0:
+        raise ValueError(f"its size is {stored}")
+    return stored
 
 
 def _described(path: bytes, header: Header, records: dict[bytes, bytes], link: bytes | None) -> Member:

@@ -60,12 +60,17 @@ class TreeBuilder:
 
     Args:
         shown: What to call the archive in errors.
+
+    Attributes:
+        repeated: When finished: path, file and content of each hard link that came with a content of its own,
+            which nobody has compared with the file's yet.
     """
 
     def __init__(self, shown: str) -> None:
         self._shown = shown
         self._root = implied_directory()
         self._pending: dict[int, _Pending] = {}  # by id() of the placeholder
+        self.repeated: list[tuple[bytes, Inode, StoredContent]] = []
 
     def add(self, member: Member) -> None:
         """Add the next member.
@@ -86,7 +91,9 @@ class TreeBuilder:
         """
         for pending in self._pending.values():
             if self._find(pending.names) is pending.placeholder:  # no later member took its name
-                self._parent(pending.names).add(pending.names[-1], self._resolved(pending))
+                inode = self._resolved(pending)
+                self._parent(pending.names).add(pending.names[-1], inode)
+                self._note_repeated(pending.member, inode)
         return self._root
 
     def _error(self, member: Member, text: str) -> InputError:
@@ -119,7 +126,16 @@ class TreeBuilder:
             self._pending[id(inode)] = _Pending(member, names, target, inode)
         elif inode.is_directory:
             raise ValueError(f"it is a hard link to {printable(member.target)}, which is a directory")
+        else:
+            self._note_repeated(member, inode)
         parent.add(names[-1], inode)
+
+    def _note_repeated(self, member: Member, inode: Inode) -> None:
+        if not member.stored_bytes:
+            return
+        if not inode.is_regular:
+            raise self._error(member, f"it is a hard link with a content to {printable(member.target)}, which has none")
+        self.repeated.append((member.path, inode, StoredContent(member.offset, member.stored_bytes, None)))
 
     def _parent(self, names: list[bytes]) -> Inode:
         directory = self._root

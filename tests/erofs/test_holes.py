@@ -6,19 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rofs.erofs.holes import HoleScan, data_runs, whole_blocks
+from rofs.pieces import filled
 from tests.trees import content
 
 BLOCK = 4096
 
 
-def pieces_of(data: bytes, sizes: list[int]) -> list[bytes]:
-    """Cut as the sizes say, over and over."""
-    found: list[bytes] = []
-    at = 0
+def pieces_of(data: bytes, sizes: list[int], *, holes: bool = False) -> list[tuple[int, bytes]]:
+    """Cut as the sizes say, over and over; pieces of zeros may be left out."""
+    found: list[tuple[int, bytes]] = []
+    at = number = 0
     while at < len(data):
-        size = sizes[len(found) % len(sizes)]
-        found.append(data[at : at + size])
+        size = sizes[number % len(sizes)]
+        if not holes or any(data[at : at + size]):
+            found.append((at, data[at : at + size]))
         at += size
+        number += 1
     return found
 
 
@@ -33,18 +36,21 @@ CONTENTS = st.builds(
 )
 
 
-@given(CONTENTS, st.lists(st.integers(1, 20_000), min_size=1, max_size=4))
-def test_pieces_become_whole_blocks(data: bytes, sizes: list[int]) -> None:
-    found = list(whole_blocks(pieces_of(data, sizes), BLOCK))
-    assert b"".join(found) == data
-    assert all(found)
-    assert all(len(piece) % BLOCK == 0 for piece in found[:-1])
+SIZES = st.lists(st.integers(1, 20_000), min_size=1, max_size=4)
 
 
-@given(CONTENTS, st.lists(st.integers(1, 20_000), min_size=1, max_size=4))
-def test_runs_are_what_is_not_zero(data: bytes, sizes: list[int]) -> None:
+@given(CONTENTS, SIZES, st.booleans())
+def test_pieces_become_whole_blocks(data: bytes, sizes: list[int], holes: bool) -> None:
+    found = list(whole_blocks(pieces_of(data, sizes, holes=holes), len(data), BLOCK))
+    assert b"".join(filled(found, len(data))) == data
+    assert all(piece and at % BLOCK == 0 for at, piece in found)
+    assert all(len(piece) % BLOCK == 0 or at + len(piece) == len(data) for at, piece in found)
+
+
+@given(CONTENTS, SIZES, st.booleans())
+def test_runs_are_what_is_not_zero(data: bytes, sizes: list[int], holes: bool) -> None:
     rebuilt = bytearray(len(data))
-    for at, run in data_runs(whole_blocks(pieces_of(data, sizes), BLOCK), BLOCK):
+    for at, run in data_runs(whole_blocks(pieces_of(data, sizes, holes=holes), len(data), BLOCK), BLOCK):
         assert at % BLOCK == 0
         assert all(any(run[n : n + BLOCK]) for n in range(0, len(run), BLOCK))
         rebuilt[at : at + len(run)] = run
@@ -53,7 +59,7 @@ def test_runs_are_what_is_not_zero(data: bytes, sizes: list[int]) -> None:
 
 def test_a_block_that_only_begins_with_zeros_is_data() -> None:
     data = bytes(BLOCK - 1) + b"x" + bytes(BLOCK) + b"x" + bytes(BLOCK - 1)
-    assert [(at, len(run)) for at, run in data_runs([data], BLOCK)] == [(0, BLOCK), (2 * BLOCK, BLOCK)]
+    assert [(at, len(run)) for at, run in data_runs([(0, data)], BLOCK)] == [(0, BLOCK), (2 * BLOCK, BLOCK)]
 
 
 def best(size: int, runs: list[tuple[int, int]]) -> int | None:

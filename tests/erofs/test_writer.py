@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from rofs.erofs import format as fmt
 from rofs.erofs.reader import ErofsReader
 from rofs.erofs.writer import write_filesystem
 from rofs.errors import InputError
+from rofs.pieces import filled
 from rofs.source.directory import DirectorySource
 from rofs.tree import Inode, Tree
 from tests.compare import differences
@@ -121,12 +122,11 @@ class Huge:
         self.asked = 0
         self.filler = b"x"
 
-    def chunks(self, inode: Inode) -> Iterator[bytes]:
+    def contents(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
         self.asked += 1
         chunk = self.filler * (1 << 20)
-        for _ in range(inode.size >> 20):
-            yield chunk
-        yield chunk[: inode.size % (1 << 20)]
+        for offset in range(0, inode.size, len(chunk)):
+            yield offset, chunk[: inode.size - offset]
 
 
 def test_contents_are_streamed() -> None:
@@ -431,6 +431,40 @@ def test_a_tree_of_more_than_32_bits_of_blocks_is_refused(monkeypatch: pytest.Mo
         write_filesystem(Huge(1000 * BLOCK), lambda at, data: None, build_time=0)
 
 
+class Sparse:
+    """A file with single bytes at some places, and holes that it knows of between."""
+
+    def __init__(self, size: int, places: Iterable[int]) -> None:
+        self.tree = Tree(directory({b"sparse\n": Inode(mode=stat.S_IFREG | 0o644, size=size)}))
+        self._places = places
+
+    def contents(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
+        for place in self._places:
+            yield place, b"x"
+
+
+def test_a_file_longer_than_all_blocks_is_refused() -> None:
+    with pytest.raises(InputError, match=rf"/sparse\\n cannot be kept .* it has {1 << 44} bytes, holes included"):
+        write_filesystem(Sparse(1 << 44, []), lambda at, data: None, build_time=0)
+
+
+def test_the_longest_file_with_a_byte_at_both_ends() -> None:
+    size = ((1 << 32) - 1) * BLOCK
+    reader = ErofsReader(MemoryDevice(write_image(Sparse(size, [0, size - 1]))))
+    assert reader.statfs().blocks < 12_000
+    nid = reader.lookup(reader.root_nid, b"sparse\n")
+    assert nid is not None
+    assert reader.read(nid, size - 1, 2) == b"x"
+
+
+def test_data_scattered_over_a_huge_hole_is_refused() -> None:
+    """Table and padding would be a thousand times the data."""
+    size = 8 << 40
+    places = range(0, size, size // 20_000)
+    with pytest.raises(InputError, match=r"/sparse\\n cannot be kept .* scattered over .* chunk table .* would take"):
+        write_filesystem(Sparse(size, places), lambda at, data: None, build_time=0)
+
+
 NAMES = st.binary(min_size=1, max_size=255).filter(
     lambda n: b"/" not in n and b"\0" not in n and n not in {b".", b".."}
 )
@@ -575,7 +609,7 @@ def test_an_image_of_mkfs_erofs_reads_back(tmp_path: Path, options: list[str]) -
         nid = nids[id(inode)]
         assert reader.stat(nid).mode == inode.mode
         if inode.is_regular:
-            assert reader.read(nid, 0, inode.size + 1) == b"".join(source.chunks(inode))
+            assert reader.read(nid, 0, inode.size + 1) == b"".join(filled(source.contents(inode), inode.size))
         elif inode.target:
             assert reader.readlink(nid) == inode.target
         for name, child in inode.children.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rofs.image.build import SigningKey, build_image
-from rofs.image.diff import Difference, _Part, _Stream, diff_trees
+from rofs.image.diff import Difference, diff_trees
 from rofs.image.sides import ImageSide, Side, SourceSide
 from rofs.source.directory import DirectorySource
 from rofs.tree import Inode
@@ -181,13 +181,6 @@ def test_contents_that_are_cut_otherwise(one: list[tuple[int, bytes]], other: li
         changed = [(offset, data[:-1] + bytes([data[-1] ^ 1])) for offset, data in one]
         assert [d.kind for d in diff(Pieces(changed), Pieces(other))] == ["changed"]
         assert [d.kind for d in diff(Pieces(other), Pieces(changed))] == ["changed"]
-
-
-def test_hole_of_any_size_costs_nothing() -> None:
-    stream = _Stream(iter([(1 << 62, b"end")]), (1 << 62) + 3)
-    assert stream.at(0) == _Part(1 << 62, None)
-    assert stream.at(1 << 62) == _Part(3, b"end")
-    assert _Stream(iter(()), 1 << 62).at(5) == _Part((1 << 62) - 5, None)
 
 
 # Images

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from rofs.pieces import filled
 from rofs.source.tar import TarSource
 from rofs.source.tar_format import BLOCK_BYTES
 from rofs.tree import Inode, Source
@@ -108,8 +109,9 @@ def directory(name: bytes, records: Records = (), **fields: bytes | int) -> byte
     return (pax(records) if records else b"") + header(name, b"5", **{"mode": 0o755, **fields})  # type: ignore[arg-type]
 
 
-def hard_link(name: bytes, target: bytes) -> bytes:
-    return header(name, b"1", link=target)
+def hard_link(name: bytes, target: bytes, data: bytes = b"") -> bytes:
+    """With data, as `pax -o linkdata` writes it."""
+    return header(name, b"1", link=target, size=len(data)) + padded(data)
 
 
 def symlink(name: bytes, target: bytes) -> bytes:
@@ -124,7 +126,7 @@ def source(tmp_path: Path, *members: bytes, end: bytes = END) -> TarSource:
 
 
 def data(source: Source, inode: Inode) -> bytes:
-    return b"".join(source.chunks(inode))
+    return b"".join(filled(source.contents(inode), inode.size))
 
 
 def tar_of_tree(top: Path) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rofs.errors import InputError
+from rofs.pieces import filled
 from rofs.source.directory import DirectorySource
 from tests.conftest import REPOSITORY
 from tests.trees import ACL, CAPABILITY, DEPTH, OWNERS, TIMES_NS, content, find, odd_tree
@@ -71,7 +72,7 @@ def test_hard_links_are_one_inode(odd: DirectorySource) -> None:
 def test_contents_beyond_path_max(odd: DirectorySource) -> None:
     bottom = find(odd.tree.root, b"deep/" + b"deep/" * DEPTH + b"bottom")
     assert len(bottom.path()) > 4096
-    assert b"".join(odd.chunks(bottom)) == b""
+    assert list(odd.contents(bottom)) == []
 
 
 def test_a_link_to_a_file_outside_of_the_tree_counts_no_name_there(tree: Path) -> None:
@@ -89,9 +90,9 @@ def test_symlinks_are_never_followed_but_the_root_is(tree: Path) -> None:
 
 def test_contents_come_in_pieces(tree: Path) -> None:
     source = DirectorySource(str(tree))
-    chunks = list(source.chunks(find(source.tree.root, b"sub/file\n")))
-    assert max(map(len, chunks)) <= 1 << 20
-    assert b"".join(chunks) == content(3_000_000)
+    pieces = list(source.contents(find(source.tree.root, b"sub/file\n")))
+    assert max(len(data) for _, data in pieces) <= 1 << 20
+    assert b"".join(filled(pieces, 3_000_000)) == content(3_000_000)
 
 
 def _replace(path: Path) -> None:
@@ -133,17 +134,38 @@ def test_a_source_that_changes_is_named(tree: Path, change: Callable[[Path], obj
     source = DirectorySource(str(tree))
     change(tree / "sub" / "file\n")
     with pytest.raises(InputError, match=reason) as caught:
-        list(source.chunks(find(source.tree.root, b"sub/file\n")))
+        list(source.contents(find(source.tree.root, b"sub/file\n")))
     assert "sub/file\\n" in str(caught.value)
 
 
-def test_a_file_cut_while_it_is_read(tree: Path) -> None:
+def _cut_and_grow(path: Path) -> None:
+    os.truncate(path, 1 << 20)
+    os.truncate(path, 3_000_000)
+
+
+def _rewrite_the_end(path: Path) -> None:
+    with path.open("r+b") as opened:
+        opened.seek(-1, os.SEEK_END)
+        opened.write(b"x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda p: os.truncate(p, 1 << 20), id="cut where the last piece ended"),
+        pytest.param(lambda p: os.truncate(p, 0), id="emptied"),
+        pytest.param(_cut_and_grow, id="its end made a hole"),
+        pytest.param(_rewrite_the_end, id="rewritten"),
+    ],
+)
+def test_a_file_changed_while_it_is_read(tree: Path, change: Callable[[Path], object]) -> None:
+    """What is gone then must not become a hole."""
     source = DirectorySource(str(tree))
-    chunks = source.chunks(find(source.tree.root, b"sub/file\n"))
-    next(chunks)
-    os.truncate(tree / "sub" / "file\n", 1 << 20)
-    with pytest.raises(InputError, match="became shorter"):
-        list(chunks)
+    pieces = source.contents(find(source.tree.root, b"sub/file\n"))
+    next(pieces)
+    change(tree / "sub" / "file\n")
+    with pytest.raises(InputError, match=r"sub/file\\n changed during the build"):
+        list(pieces)
 
 
 def test_a_medium_that_fails(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
