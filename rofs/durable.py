@@ -5,6 +5,8 @@ A new file is complete and on the medium before its name appears, or it never ap
 that this rests on go through one `Calls` object, the seam where tests inject a full disk, an I/O error
 or a power cut. This module does not know what it writes. A tree that is unpacked for somebody else is not
 kept: `target` makes it, with plain writes.
+
+More than 400 lines, because whatever is to survive a fault goes through the one seam, which stays private.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from types import TracebackType
 from rofs.errors import HostError, InputError, from_os_error, printable
 
 _LOCK_POLL_SECONDS = 0.05
+_APPEND_FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Calls:
@@ -234,32 +237,122 @@ def remove(path: str | bytes) -> None:
         fsync_directory(os.path.dirname(path))
 
 
+def rename(source: str | bytes, target: str | bytes) -> None:
+    """Rename a file that is kept already, replacing the target; durable with the next sync of the directory.
+
+    Raises:
+        InputError: The source does not exist.
+        HostError: No permission, or an I/O error.
+    """
+    source, target = os.path.abspath(os.fsencode(source)), os.path.abspath(os.fsencode(target))
+    with _translated("cannot rename", source):
+        _calls.rename(source, target)
+
+
+def is_same_file(fd: int, path: str | bytes) -> bool:
+    """Whether a name leads to an open file."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except OSError:
+        return False
+
+
 class AppendFile:
     """A file that only grows, with one writer at a time (flock).
 
     Args:
         path: Created with `mode` when missing; its directories too, mode 0700.
         lock_seconds: How long to wait for another writer to let go.
+        fd: Open already, locked and of that name; then nothing is created or waited for.
 
     Raises:
         HostError: Another process still holds the file, or no permission, space, or an I/O error.
         InputError: The path is a directory.
     """
 
-    def __init__(self, path: str | bytes, *, mode: int = 0o600, lock_seconds: float = 5.0) -> None:
+    def __init__(
+        self, path: str | bytes, *, mode: int = 0o600, lock_seconds: float = 5.0, fd: int | None = None
+    ) -> None:
         self.path = os.path.abspath(os.fsencode(path))
+        if fd is not None:
+            self.fd = fd
+            return
+        deadline = time.monotonic() + lock_seconds
+        while not self._open(mode, lock_seconds):
+            # Its writer gave the name to a new file while we waited; on and on, if it does nothing else.
+            if time.monotonic() > deadline:
+                raise HostError(f"{printable(self.path)} is replaced again and again; name another file")
+
+    def _open(self, mode: int, lock_seconds: float) -> bool:
+        """Open and lock it; False when the name is another file's by then."""
         with _translated("cannot open", self.path):
             make_directories(os.path.dirname(self.path))
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            self.fd = _calls.open(self.path, flags, mode)
+            self.fd = _calls.open(self.path, _APPEND_FLAGS | os.O_CREAT, mode)
         try:
             _check_regular(self.fd, self.path)
             _lock(self.fd, self.path, lock_seconds)
+            if not self.has_its_name():
+                os.close(self.fd)
+                return False
             with _translated("cannot sync the directory of", self.path):
                 fsync_directory(os.path.dirname(self.path))
         except BaseException:
             os.close(self.fd)
             raise
+        return True
+
+    def has_its_name(self) -> bool:
+        """Whether the name still leads to this file; True when that cannot be known."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self.fd))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether no name leads to it any more."""
+        return os.fstat(self.fd).st_nlink == 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+        return os.fstat(self.fd).st_size
+
+    def replace(self, kept_as: str | bytes, *, mode: int = 0o600) -> AppendFile:
+        """Give the name to a new, empty file, and another name to this one, which stays open.
+
+        At no time is the name nobody's, where the filesystem has hard links; the new file is locked before
+        it has its name.
+
+        Args:
+            kept_as: What this file is called from now on; what was called so is replaced.
+            mode: Of the new file.
+
+        Returns:
+            The new file.
+
+        Raises:
+            HostError: No permission, space, or an I/O error; this file may have both names by then.
+        """
+        kept_as = os.path.abspath(os.fsencode(kept_as))
+        temporary = self.path + b".next"
+        with _translated("cannot replace", self.path):
+            with contextlib.suppress(FileNotFoundError):  # of a writer that was interrupted here
+                _calls.unlink(temporary)
+            fd = _calls.open(temporary, _APPEND_FLAGS | os.O_CREAT | os.O_EXCL, mode)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _give_second_name(self.path, kept_as)
+                _calls.rename(temporary, self.path)
+                fsync_directory(os.path.dirname(self.path))
+            except BaseException:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    _calls.unlink(temporary)
+                raise
+        return AppendFile(self.path, fd=fd)
 
     def append(self, data: bytes) -> None:
         """Append all of `data`; nothing of it remains when that fails."""
@@ -319,6 +412,18 @@ def fsync_directory(path: bytes) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def _give_second_name(path: bytes, second: bytes) -> None:
+    """Link it there; where there are no hard links it has only the second name then."""
+    with contextlib.suppress(FileNotFoundError):
+        _calls.unlink(second)
+    try:
+        _calls.link(path, second)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        _calls.rename(path, second)
 
 
 def _is_replaceable(path: bytes) -> bool:

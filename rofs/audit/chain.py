@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import rfc8785
 
-from rofs.audit.event import GENESIS, MAX_LINE_BYTES, VERSION
+from rofs.audit.event import BEGINS, GENESIS, MAX_LINE_BYTES, VERSION
 from rofs.errors import ChainError, InputError
 
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -35,11 +35,13 @@ class Link:
         seq: Its number.
         prev: The hash of the line before.
         hash: Its own hash, which has been checked.
+        begins_file: Whether it is the event that the second file of a log begins with, and later ones.
     """
 
     seq: int
     prev: str
     hash: str
+    begins_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,21 @@ class ChainReport:
     Attributes:
         events: Number of lines.
         head: Hash of the last line, `GENESIS` for an empty log.
+        after: Hash of the line before the first, which is not here: that file was rotated away. `GENESIS`
+            when nothing was before it.
     """
 
     events: int
     head: str
+    after: str = GENESIS
 
 
-def read_lines(file: BinaryIO) -> Iterator[bytes]:
+def read_lines(file: BinaryIO, name: str = "") -> Iterator[bytes]:
     """Lines of a log, never more than one in memory, and none longer than `MAX_LINE_BYTES`.
 
     Args:
         file: Open for reading bytes.
+        name: What messages call it.
 
     Yields:
         Each line with its newline; the last one without, if the file ends so.
@@ -72,51 +78,96 @@ def read_lines(file: BinaryIO) -> Iterator[bytes]:
         number += 1
         if len(line) > MAX_LINE_BYTES:
             raise ChainError(
-                f"line {number}: expected at most {MAX_LINE_BYTES} bytes, found more; "
+                f"{_place(name, number)}: expected at most {MAX_LINE_BYTES} bytes, found more; "
                 "this is not an audit log, or it was edited"
             )
         yield line
 
 
 def verify_chain(lines: Iterable[bytes], head: str | None = None) -> ChainReport:
-    """Check a log from its first line to its last.
+    """Check a log that is one file; see `verify_files`."""
+    return verify_files([("", lines)], head)
+
+
+def verify_files(
+    files: Iterable[tuple[str, Iterable[bytes]]], head: str | None = None, after: str | None = None
+) -> ChainReport:
+    """Check a log from its first line to its last, through all its files.
 
     1. Each line is complete, canonical JSON, and an event of a known version (`check_line`).
     2. Its hash is that of its content.
-    3. Its `prev` is the hash of the line before; 64 zeros for the first.
+    3. Its `prev` is the hash of the line before; 64 zeros for the first one there ever was. The first one
+       here may also be the `rotated` event that a file begins with: older files are gone.
     4. Its `seq` is that of the line before plus one.
     5. The head kept elsewhere, if given, is the hash of some line: then all up to it is as it was,
        and what follows was added later. 64 zeros are the head of a log before its first event.
 
     Args:
-        lines: As from `read_lines`.
+        files: Oldest first: what messages call it ("" when there is only one), and its lines as from
+            `read_lines`.
         head: 64 hex digits, or None to leave out step 5.
+        after: The head of the file before the first; None when there is none, or it is not known.
 
     Returns:
         What was found.
 
     Raises:
         ChainError: The first fault, with its line number, expected and found.
-        InputError: `head` is not a hash.
+        InputError: `head` or `after` is not a hash.
     """
-    if head is not None:
-        head = _parsed_head(head)
-    before: Link | None = None
-    number = 0
+    head = None if head is None else parsed_head(head)
+    walk = ChainWalk(None if after is None else parsed_head(after))
     head_seen = head in {None, GENESIS}
-    for number, line in enumerate(lines, 1):
-        place = f"line {number}"
-        link = check_line(place, line)  # 1. 2.
-        _check_order(place, before, link)  # 3. 4.
-        head_seen = head_seen or link.hash == head
-        before = link
-    last_hash = GENESIS if before is None else before.hash
+    place = "line 0"
+    for name, lines in files:
+        for number, line in enumerate(lines, 1):
+            place = _place(name, number)
+            head_seen = walk.check(place, line).hash == head or head_seen
     if not head_seen:  # 5.
         raise ChainError(
-            f"no line has the hash {head}, the head kept elsewhere; the log ends after line {number} "
-            f"with {last_hash}: its tail was cut, or it was rewritten"
+            f"no line has the hash {head}, the head kept elsewhere; the log ends after {place} "
+            f"with {walk.head}: its tail was cut, or it was rewritten"
         )
-    return ChainReport(number, last_hash)
+    return ChainReport(walk.events, walk.head, walk.after or GENESIS)
+
+
+class ChainWalk:
+    """Follows a log line by line, as `verify_files` describes it, steps 1 to 4.
+
+    Args:
+        after: Hash that the first line goes on from; None when it is not known.
+
+    Attributes:
+        events: How many lines were right.
+        after: Hash that the first line went on from, None before it.
+        head: Hash of the last line.
+    """
+
+    def __init__(self, after: str | None = None) -> None:
+        self.events = 0
+        self.after = after
+        self.head = after or GENESIS
+        self._before: Link | None = None
+
+    def check(self, place: str, line: bytes) -> Link:
+        """Go on by one line.
+
+        Args:
+            place: How messages call it, such as "line 7".
+            line: With its newline.
+
+        Raises:
+            ChainError: It is not the next line; this stays as it is.
+        """
+        link = check_line(place, line)  # 1. 2.
+        if self.after is None and link.begins_file:
+            self.head = link.prev
+        _check_order(place, self.head, self._before, link)  # 3. 4.
+        self.after = link.prev if self.after is None else self.after
+        self.events += 1
+        self.head = link.hash
+        self._before = link
+        return link
 
 
 def check_line(place: str, line: bytes) -> Link:
@@ -146,7 +197,7 @@ def check_line(place: str, line: bytes) -> Link:
     computed = hashlib.sha256(_encoded(event) or b"").hexdigest()
     if line_hash != computed:
         raise _fault(place, f"hash of its content expected {computed}", line_hash, "it was edited")
-    return Link(seq, prev, computed)
+    return Link(seq, prev, computed, (event.get("event"), event.get("status")) == ("rotated", BEGINS))
 
 
 def decode_line(place: str, line: bytes) -> dict[str, Any]:
@@ -177,15 +228,23 @@ def decode_line(place: str, line: bytes) -> dict[str, Any]:
     return event
 
 
-def _check_order(place: str, before: Link | None, link: Link) -> None:
-    expected = GENESIS if before is None else before.hash
+def _place(name: str, number: int) -> str:
+    return f"{name}: line {number}" if name else f"line {number}"
+
+
+def _check_order(place: str, expected: str, before: Link | None, link: Link) -> None:
     if link.prev != expected:
         raise _fault(place, f"prev expected {expected}", link.prev, "lines before it were removed or changed")
     if before is not None and link.seq != before.seq + 1:
         raise _fault(place, f"seq expected {before.seq + 1}", link.seq)
 
 
-def _parsed_head(head: str) -> str:
+def parsed_head(head: str) -> str:
+    """A hash as somebody wrote it down.
+
+    Raises:
+        InputError: It is none.
+    """
     text = head.strip().lower()
     if not _HASH.fullmatch(text):
         raise InputError(f"a head is 64 hex digits, found {ascii(head)[:_SHOWN_CHARACTERS]}")

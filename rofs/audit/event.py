@@ -41,6 +41,11 @@ EVENTS = frozenset(
     }
 )
 
+# The status of the `rotated` event that a file begins with when it goes on from another, and of the one that
+# a file ends with, if it could still be written to.
+BEGINS = "begins"
+ENDS = "ends"
+
 OPERATIONS = frozenset(
     {
         "open",

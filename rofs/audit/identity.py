@@ -23,6 +23,9 @@ _AUDIT_ID_UNSET = 4294967295  # (uid_t)-1
 
 # Counted behind the command name, where field 3 of stat (state) is the first.
 _START_TIME_INDEX = 22 - 3
+_PPID_INDEX = 4 - 3
+
+_STAT_BYTES = 4096  # it has at most 52 numbers and a command name
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,51 @@ class ThreadStatus:
     tgid: int | None
     ppid: int | None
     nspid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What tells one thread from another at little cost: its program may be known, its id used again.
+
+    Attributes:
+        start_time: Clock ticks since boot; with the thread id, which thread it is.
+        ppid: Its process's parent.
+        comm: Its own name, as it is.
+        exe: The program that it runs, None when that is not to be known.
+    """
+
+    start_time: int
+    ppid: int
+    comm: bytes
+    exe: bytes | None
+
+
+def glance(tid: int, *, proc_fd: int) -> Glance | None:
+    """Look at a thread that is held in a system call; a sixth of the cost of `identify`.
+
+    Args:
+        tid: As for `identify`.
+        proc_fd: As for `identify`.
+
+    Returns:
+        None when it is gone.
+    """
+    try:
+        fd = os.open(f"{tid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    except OSError:
+        return None
+    try:
+        stat = os.read(fd, _STAT_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    before, parenthesis, rest = stat.rpartition(b")")
+    fields = rest.split()
+    start_time, ppid = _number(fields, _START_TIME_INDEX), _number(fields, _PPID_INDEX)
+    if not parenthesis or start_time is None or ppid is None:
+        return None
+    return Glance(start_time, ppid, before.partition(b"(")[2], _link(proc_fd, f"{tid}/exe"))
 
 
 def identify(tid: int, *, proc_fd: int) -> dict[str, int | str]:

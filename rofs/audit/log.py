@@ -3,7 +3,11 @@
 
 A disk that is full costs events, never a caller: `AuditLog.write` answers False, and the next event
 that can be written is preceded by a `dropped` one with the count, which includes what was lost on the
-way here. It does not decide what is worth an event, collapses no repeats, and syncs only when told.
+way here. A file that is long enough is kept under another name (`rotation`), and a new one goes on with the
+chain; so it does when somebody else renames the file, removes it or cuts it short (logrotate). It does not
+decide what is worth an event, collapses no repeats, and syncs only when told.
+
+More than 400 lines: each method is about the same few numbers (head, seq, what was dropped), under one lock.
 """
 
 from __future__ import annotations
@@ -15,8 +19,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rofs import durable
+from rofs.audit import rotation
 from rofs.audit.chain import Link, check_line
 from rofs.audit.event import (
+    BEGINS,
+    ENDS,
     EVENTS,
     GENESIS,
     MAX_INTEGER,
@@ -31,6 +38,10 @@ from rofs.errors import ChainError, RofsError, printable
 # How every event begins: a JSON object with at least one key.
 _EVENT_START = b'{"'
 
+MAX_FILE_BYTES = 64 << 20
+KEPT_FILES = 5
+_ROTATE_AGAIN = 16  # after that part of the limit, when it failed
+
 # How many different reasons one `dropped` event lists; a reason can hold a number, so they are unbounded.
 _MAX_REASONS = 8
 
@@ -39,7 +50,8 @@ class AuditLog:
     """An audit log open for appending.
 
     An existing log is continued: its last line is checked, a torn one behind it cut off and noted in
-    the next event. Lines further up are `chain.verify_chain`'s business.
+    the next event. Lines further up are `chain.verify_chain`'s business. A log that is empty or not there
+    goes on from PATH.1, if that is a log: somebody else has rotated it.
 
     `sync` may run in another thread, so that a slow disk delays no `write`.
 
@@ -50,6 +62,10 @@ class AuditLog:
         boot_id: The kernel's boot id.
         clock: Nanoseconds since the epoch.
         lock_seconds: How long to wait for another writer to let go.
+        max_file_bytes: A file that has become so long is the last but one; None for no limit.
+        kept_files: How many older files there may be; the oldest is removed, with all that is in it.
+        on_written: Told the line of each event, with its newline, once it is written; from the thread that
+            writes or syncs, so it must return at once and may not write itself.
 
     Raises:
         HostError: Another process holds the log, or no permission, space, or an I/O error.
@@ -66,7 +82,13 @@ class AuditLog:
         boot_id: str,
         clock: Callable[[], int] = time.time_ns,
         lock_seconds: float = 5.0,
+        max_file_bytes: int | None = MAX_FILE_BYTES,
+        kept_files: int = KEPT_FILES,
+        on_written: Callable[[bytes], None] | None = None,
     ) -> None:
+        self._max_file_bytes = max_file_bytes
+        self._kept_files = kept_files
+        self._on_written = on_written
         self._always = {
             "v": VERSION,
             "boot_id": boot_id,
@@ -79,15 +101,21 @@ class AuditLog:
         self._note: str | None = None
         self._dropped = 0
         self._unrecorded: dict[str, int] = {}  # why: how many
+        self._written_bytes = 0
         self._must_cut = False
         self._end_bytes = 0
+        self._rotate_at_bytes = max_file_bytes
+        self._has_ended = False  # the file, with a `rotated` event
+        self._begin_reason = ""
+        self._place_error: str | None = None
+        self._previous: list[durable.AppendFile] = []  # not synced yet
         self._closed = False
         self._write_error: str | None = None
         self._sync_error: str | None = None
         self._lock = threading.Lock()
         self._file = durable.AppendFile(path, lock_seconds=lock_seconds)
         try:
-            self._continue()
+            self._continue(lock_seconds)
         except BaseException:
             self._file.close()
             raise
@@ -104,14 +132,19 @@ class AuditLog:
         return self._seq
 
     @property
+    def written_bytes(self) -> int:
+        """How much was written since the log was opened."""
+        return self._written_bytes
+
+    @property
     def dropped(self) -> int:
         """How many events were lost since the log was opened, here or on their way here."""
         return self._dropped
 
     @property
     def last_error(self) -> str | None:
-        """What is wrong with the log now: the last line was not written, or the last `sync` failed."""
-        return self._write_error or self._sync_error
+        """What is wrong with the log now: the last line was not written, or not where it belongs, or not synced."""
+        return self._write_error or self._place_error or self._sync_error
 
     def write(self, event: str, **fields: object) -> bool:
         """Append one event; it is in the page cache, not on the medium, when this returns.
@@ -121,7 +154,8 @@ class AuditLog:
             fields: The other keys; None means absent. See `event.canonical`.
 
         Returns:
-            Whether it was written. If not it is counted, and `last_error` says why.
+            Whether it was written. If not it is counted (by its own `count`, if it has one), and
+            `last_error` says why.
 
         Raises:
             ValueError: `event` or `op` is not a known name, or the log was closed.
@@ -167,10 +201,12 @@ class AuditLog:
         Raises:
             ValueError: The log was closed.
         """
-        self._check_open()
-        seq = self._seq
+        with self._lock:
+            self._check_open()
+            seq, files = self._seq, [*self._previous, self._file]
         try:
-            self._file.sync()
+            for file in files:
+                file.sync()
         except RofsError as error:
             with self._lock:
                 self._note_sync_error(str(error))
@@ -178,6 +214,7 @@ class AuditLog:
         with self._lock:
             self._sync_error = None
             self._synced_seq = seq
+            self._close_previous(files[:-1])
         return True
 
     def close(self) -> None:
@@ -185,6 +222,7 @@ class AuditLog:
         with self._lock:
             if not self._closed:
                 self._report_dropped()
+                self._close_previous(list(self._previous))
                 self._file.close()
                 self._closed = True
 
@@ -206,7 +244,8 @@ class AuditLog:
     def _write(self, event: str, fields: Mapping[str, object]) -> bool:
         if self._report_dropped() and self._append(event, fields):
             return True
-        self._count_dropped(1, str(self._write_error))
+        count = fields.get("count")
+        self._count_dropped(count if isinstance(count, int) else 1, str(self._write_error))
         return False
 
     def _count_dropped(self, count: int, why: str) -> None:
@@ -234,6 +273,9 @@ class AuditLog:
             self._write("io_error", {"detail": error + at_risk})
 
     def _append(self, event: str, fields: Mapping[str, object]) -> bool:
+        return self._see_to_file() and self._append_here(event, fields)
+
+    def _append_here(self, event: str, fields: Mapping[str, object]) -> bool:
         detail = "; ".join(str(part) for part in (fields.get("detail"), self._note) if part)
         line, line_hash = chained_line(
             {
@@ -258,6 +300,9 @@ class AuditLog:
         self._head = line_hash
         self._note = None
         self._write_error = None
+        self._written_bytes += len(line)
+        if self._on_written is not None:
+            self._on_written(line)
         return True
 
     def _append_line(self, line: bytes) -> None:
@@ -269,8 +314,124 @@ class AuditLog:
         self._must_cut = False
         self._end_bytes += len(line)
 
-    def _continue(self) -> None:
+    # The file
+
+    def _see_to_file(self) -> bool:
+        """Have a file to append to that is what it was left as; False when there is none."""
+        if not self._file.has_its_name() and not self._leave_file():
+            return False
+        if (size_bytes := self._file.size_bytes) < self._end_bytes:
+            self._begin_reason = f"somebody cut the file from {self._end_bytes} to {size_bytes} bytes"
+            self._end_bytes = size_bytes
+        if self._rotate_at_bytes is not None and self._end_bytes >= self._rotate_at_bytes:
+            self._rotate()
+        return self._begin_file()
+
+    def _begin_file(self) -> bool:
+        """An empty file that goes on from another says so first; one that was cut short says so, too."""
+        if not self._begin_reason and (self._end_bytes or self._head == GENESIS):
+            return True
+        detail = self._begin_reason or "the file before is gone, or not known"
+        if not self._append_here("rotated", {"status": BEGINS, "detail": detail}):
+            return False
+        self._begin_reason = ""
+        return True
+
+    def _rotate(self) -> None:
+        """Go on in a new file; if that fails, go on in this one for a while."""
+        path = self._file.path
+        kept_as = rotation.older(path, 1)
+        try:
+            lost = rotation.shift(path, self._kept_files)
+            removed = "" if lost is None else f"; what was {printable(lost)} is gone"
+            if not self._end_file(f"it has {self._end_bytes} bytes; kept as {printable(kept_as)}{removed}"):
+                return
+            self._go_on_in(self._file.replace(kept_as), f"goes on from {printable(kept_as)}")
+        except RofsError as error:
+            self._place_error = f"the log is not rotated: {error}"
+            self._rotate_at_bytes = self._end_bytes + max(1, (self._max_file_bytes or 0) // _ROTATE_AGAIN)
+
+    def _leave_file(self) -> bool:
+        """The name is another file's, or nobody's: go on there; as long as that fails in the old one, if it is kept."""
+        is_removed, head, place = self._file.is_removed, self._head, printable(self._file.path)
+        if not is_removed:
+            self._end_file("somebody gave it another name")
+        try:
+            file = durable.AppendFile(self._file.path, lock_seconds=0)
+            try:
+                self._check_successor(file, head)
+            except BaseException:
+                file.close()
+                raise
+        except RofsError as error:
+            self._place_error = str(error)
+            if is_removed:
+                self._write_error = str(error)
+            return not is_removed
+        lost = f"; it had events up to {self._seq}" if is_removed else ""
+        self._go_on_in(file, f"the file before, {place}, was {'removed' if is_removed else 'renamed'}{lost}")
+        return True
+
+    def _check_successor(self, file: durable.AppendFile, head: str) -> None:
+        """Somebody else may have made it: it must be empty, or the same log."""
+        if not file.size_bytes:
+            return
+        last, torn = _tail(file.fd, file.size_bytes)
+        if torn or last is None or last.hash not in {head, self._head}:
+            raise ChainError(
+                f"{printable(file.path)} was replaced by a file that does not end as this log does, and was left as "
+                "it is; move it away"
+            )
+        if last.hash == head:  # a copy; what was written to the other one after it is not in it
+            self._head, self._seq = head, last.seq
+
+    def _end_file(self, why: str) -> bool:
+        if not self._has_ended:
+            self._has_ended = self._append_here("rotated", {"status": ENDS, "detail": why})
+        return self._has_ended
+
+    def _go_on_in(self, file: durable.AppendFile, why: str) -> None:
+        self._previous.append(self._file)  # `sync` may be at it
+        self._file = file
+        self._end_bytes = file.size_bytes
+        self._rotate_at_bytes = self._max_file_bytes
+        self._must_cut = self._has_ended = False
+        self._begin_reason, self._place_error = why, None
+
+    def _close_previous(self, files: list[durable.AppendFile]) -> None:
+        for file in files:
+            self._previous.remove(file)
+            file.close()
+
+    def _continue(self, lock_seconds: float) -> None:
         """Take over head and number of the last event, and cut off what is torn behind it."""
+        self._end_rotation()
+        self._take_over_tail()
+        if not self._end_bytes:
+            self._continue_from_older(lock_seconds)
+
+    def _end_rotation(self) -> None:
+        """Undo what an interrupted rotation has left: a file with two names."""
+        kept_as = rotation.older(self._file.path, 1)
+        if durable.is_same_file(self._file.fd, kept_as):
+            durable.remove(kept_as)
+
+    def _continue_from_older(self, lock_seconds: float) -> None:
+        """An empty log goes on from PATH.1: somebody rotated it, or a rotation was interrupted."""
+        path, ours = rotation.older(self._file.path, 1), self._file
+        if not os.path.isfile(path):
+            return
+        self._file = durable.AppendFile(path, lock_seconds=lock_seconds)
+        try:
+            self._take_over_tail()
+            self._begin_reason = f"goes on from {printable(path)}" if self._seq else ""
+        except ChainError:
+            pass  # a file of that name which is no log
+        finally:
+            self._file.close()
+            self._file, self._end_bytes = ours, 0
+
+    def _take_over_tail(self) -> None:
         size_bytes = os.fstat(self._file.fd).st_size
         try:
             last, torn = _tail(self._file.fd, size_bytes)

@@ -18,6 +18,8 @@ _DETAILS = (
     "xattr",
     "errno",
     "count",
+    "first",
+    "last",
     "nid",
     "offset",
     "level",

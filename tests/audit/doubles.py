@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable
 
 from rofs import durable
-from rofs.audit.log import AuditLog
+from rofs.audit.log import MAX_FILE_BYTES, AuditLog
 
 IMAGE = {"name": "os", "version": "1", "root_hash": "ab" * 32}
 
@@ -25,7 +25,9 @@ def ticking() -> Callable[[], int]:
     return clock
 
 
-def open_log(path: pathlib.Path, lock_seconds: float = 0.1) -> AuditLog:
+def open_log(
+    path: pathlib.Path, lock_seconds: float = 0.1, *, max_file_bytes: int = MAX_FILE_BYTES, kept_files: int = 5
+) -> AuditLog:
     return AuditLog(
         str(path),
         mount="/mnt",
@@ -33,6 +35,8 @@ def open_log(path: pathlib.Path, lock_seconds: float = 0.1) -> AuditLog:
         boot_id="boot",
         clock=ticking(),
         lock_seconds=lock_seconds,
+        max_file_bytes=max_file_bytes,
+        kept_files=kept_files,
     )
 
 

@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rofs.audit.identity import (
+    Glance,
     ThreadStatus,
+    glance,
     identify,
     parse_cgroup,
     parse_stat_start_time,
@@ -51,6 +53,20 @@ def test_dead_process_is_nobody(proc_fd: int) -> None:
 @pytest.mark.parametrize("tid", [0, -1, 2**40])
 def test_id_that_names_no_thread_is_nobody(proc_fd: int, tid: int) -> None:
     assert identify(tid, proc_fd=proc_fd) == {}
+
+
+def test_glance_tells_what_identify_does(proc_fd: int) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        while (seen := glance(child.pid, proc_fd=proc_fd)) is None or seen.comm != b"sleep":
+            pass
+        who = identify(child.pid, proc_fd=proc_fd)
+        assert (seen.ppid, seen.comm.decode()) == (who["ppid"], who["comm"])
+        assert seen.exe == os.fsencode(str(who["exe"]))
+        start_time = parse_stat_start_time(pathlib.Path(f"/proc/{child.pid}/stat").read_bytes())
+        assert seen.start_time == start_time
+        child.kill()
+        child.wait()
+        assert glance(child.pid, proc_fd=proc_fd) is None
 
 
 def test_thread_belongs_to_its_process(proc_fd: int) -> None:
@@ -131,6 +147,14 @@ def test_thread_that_changed_meanwhile_is_nobody(fake: FakeProc, monkeypatch: py
 
     monkeypatch.setattr(os, "readlink", readlink)
     assert identify(5, proc_fd=fake.fd) == {}
+
+
+@pytest.mark.parametrize("comm", [b"a b", b") (", b"x) S 1 2 (", b"\xff\n"])
+def test_glance_at_any_name(fake: FakeProc, comm: bytes) -> None:
+    fake.set("stat", stat_line(comm, 99))
+    assert glance(5, proc_fd=fake.fd) == Glance(99, 7, comm, None)
+    fake.set("stat", b"5 (" + comm + b") S 7\n")
+    assert glance(5, proc_fd=fake.fd) is None
 
 
 def test_thread_without_start_time_is_nobody(fake: FakeProc) -> None:

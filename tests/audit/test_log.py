@@ -158,6 +158,13 @@ def test_full_disk_drops_events_and_says_so(path: pathlib.Path, room: int, trunc
     assert last["path"] == "/c"
 
 
+def test_dropped_event_that_stands_for_many_counts_as_many(path: pathlib.Path) -> None:
+    with open_log(path) as log:
+        with durable.using(FullDisk()):
+            assert not log.write("write_blocked", op="open", count=41)
+        assert log.dropped == 41
+
+
 def test_disk_that_fills_again_behind_the_dropped_record(path: pathlib.Path) -> None:
     with open_log(path) as log:
         log.write("mount")
