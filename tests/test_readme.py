@@ -119,9 +119,11 @@ def _help() -> str:
 
 
 def test_every_verb_is_explained_and_no_other() -> None:
-    listed = re.findall(r"^    (\w+)  +\S", _help().partition("verbs:")[2].partition("exit codes:")[0], re.MULTILINE)
+    listed = re.findall(
+        r"^    ([\w-]+)(?:  +\S|$)", _help().partition("verbs:")[2].partition("exit codes:")[0], re.MULTILINE
+    )
     assert listed
-    assert re.findall(r"^\| `rofs (\w+)` \|", README, re.MULTILINE) == listed
+    assert re.findall(r"^\| `rofs ([\w-]+)` \|", README, re.MULTILINE) == listed
 
 
 def test_exit_codes_are_those_of_the_help() -> None:

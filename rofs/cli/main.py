@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +64,7 @@ _VERBS = (
     _Verb("umount", "unmount"),
     _Verb("status", "show mounts"),
     _Verb("audit", "show or verify an audit log"),
+    _Verb("install-system", "install mount helper, units, man pages and completion"),
 )
 _EPILOG = """\
 exit codes: 0 done, 1 failed, 2 usage, 3 not trusted, 4 corrupt, 5 the environment lacks something
@@ -90,11 +91,21 @@ def main(words: Sequence[str] | None = None) -> int:
         The exit code.
     """
     if words is None:
-        _prepare_process()
+        prepare_process()
     words = list(sys.argv[1:] if words is None else words)
-    debug = "--debug" in words
+    return guarded(lambda: _run(words), debug="--debug" in words)
+
+
+def guarded(action: Callable[[], int], *, debug: bool, code_of: Callable[[Exception], int] | None = None) -> int:
+    """Run a program's action and turn whatever it raises into one line and an exit code.
+
+    Args:
+        action: Returns the exit code.
+        debug: Whether a traceback is shown.
+        code_of: The exit code of an error, where it is not that of `rofs`.
+    """
     try:
-        return _run(words)
+        return action()
     except BrokenPipeError:  # the reader of our output has seen enough
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
@@ -104,20 +115,29 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - a bug of ours still gets one clear line
         if debug:
             traceback.print_exc()
-        return _explain(error)
+        _complain(_told(error))
+        return (code_of or _code_of)(error)
 
 
-def _explain(error: Exception) -> int:
-    """Say what went wrong in one line; returns the exit code."""
+def _told(error: Exception) -> str:
+    """What went wrong, in one line."""
     if isinstance(error, RofsError):
-        _complain(str(error))
-        return exit_code_of(error)
+        return str(error)
     if isinstance(error, OSError):  # what no layer foresaw, such as a working directory that was deleted
         where = f"{printable(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        _complain(f"{where}{error.strerror or error}")
-        return EXIT_ENVIRONMENT if error.errno in _LACKS else EXIT_FAILED
-    _complain(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug")
-    return EXIT_FAILED
+        return f"{where}{error.strerror or error}"
+    return f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug"
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, RofsError):
+        return exit_code_of(error)
+    return EXIT_ENVIRONMENT if is_lack(error) else EXIT_FAILED
+
+
+def is_lack(error: BaseException | None) -> bool:
+    """Whether the system had none left of what every process needs: memory, descriptors, space."""
+    return isinstance(error, OSError) and error.errno in _LACKS
 
 
 class _TerminatedError(BaseException):
@@ -132,7 +152,7 @@ def _terminate(number: int, _frame: object) -> None:
     raise _TerminatedError(number)
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
     """Make a usable process of whatever we were started as."""
     for fd in (0, 1, 2):  # a closed one would become the image's or a pipe's
         try:
@@ -155,6 +175,7 @@ def exit_code_of(error: RofsError) -> int:
 
 
 def _run(words: list[str]) -> int:
+    _check_caller(words)
     parser = build_parser(words)
     try:
         arguments = parser.parse_args(words)
@@ -166,6 +187,24 @@ def _run(words: list[str]) -> int:
     code = _module(arguments.verb).run(arguments)
     flush()
     return EXIT_DONE if code is None else code
+
+
+def _check_caller(words: list[str]) -> None:
+    """Tell the way when mount.fuse3(8) calls us as `rofs IMAGE DIR -o OPTIONS` for want of our own helper.
+
+    Its call is not taken for a mount: it adds `suid` and `dev` by itself, as nobody has asked for.
+    """
+    is_its_call = len(words) == 4 and words[2] == "-o" and words[1].startswith("/")
+    if is_its_call and words[0] not in {verb.name for verb in _VERBS}:
+        raise UsageError(
+            f"{words[0]!r} is no verb. For `mount -t fuse.rofs` and fstab, mount(8) needs the helper that "
+            "`rofs install-system` installs; by hand it is `rofs mount IMAGE DIR`"
+        )
+
+
+def complete_parser() -> Parser:
+    """The parser, complete for every verb, for documentation."""
+    return build_parser([verb.name for verb in _VERBS])
 
 
 def build_parser(words: Sequence[str]) -> Parser:
@@ -197,7 +236,7 @@ def _help_of(module: object, verb: _Verb) -> tuple[str, str]:
 
 
 def _module(verb: str) -> _VerbModule:
-    module: _VerbModule = importlib.import_module(f"rofs.cli.{verb}")
+    module: _VerbModule = importlib.import_module(f"rofs.cli.{verb.replace('-', '_')}")
     return module
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from rofs.cli import config
 from rofs.cli.options import UsageError, note
 from rofs.errors import InputError, printable
 from rofs.trust import store
@@ -21,7 +22,7 @@ def add_trust_options(parser: argparse.ArgumentParser) -> None:
     directories = ", ".join(f"{directory}/*.crt" for directory in store.DEFAULT_DIRECTORIES)
     group = parser.add_argument_group(
         "trust",
-        f"Without --trust and --root-hash, the certificates that this host trusts are those in\n{directories}.",
+        f"Without --trust and --root-hash, the certificates that /etc/rofs.toml names, else those in\n{directories}.",
     )
     group.add_argument(
         "--trust",
@@ -47,15 +48,16 @@ def trust_policy(arguments: argparse.Namespace) -> TrustPolicy:
     """The policy that the options of `add_trust_options` ask for.
 
     Raises:
-        InputError: A named certificate cannot be used.
+        InputError: A named certificate, or /etc/rofs.toml, cannot be used.
         UsageError: The root hash or the image policy is none, or contradicts another option.
     """
-    image_policy = _image_policy(arguments)
+    defaults = config.load()
+    image_policy = _image_policy(arguments, defaults)
     pinned = root_hash(arguments.root_hash)
     if arguments.allow_unsigned or any(image_policy.clause_of(d).allows_unsigned for d in ("root", "usr")):
         _warn_of_unsigned("--allow-unsigned" if arguments.allow_unsigned else "--image-policy", arguments.verb)
     return dataclasses.replace(
-        _trusted(arguments.trust, pinned),
+        _trusted(arguments.trust or ([] if pinned else list(defaults.trust)), pinned),
         pinned_root_hash=pinned,
         allow_unsigned=arguments.allow_unsigned,
         image_policy=image_policy,
@@ -88,9 +90,11 @@ def _warn_of_unsigned(option: str, verb: str) -> None:
     note(f"replace the image can replace both.{' This is recorded.' if verb == 'mount' else ''}")
 
 
-def _image_policy(arguments: argparse.Namespace) -> ImagePolicy:
+def _image_policy(arguments: argparse.Namespace, defaults: config.Config) -> ImagePolicy:
     if arguments.image_policy is None:
-        return DEFAULT_IMAGE_POLICY
+        if defaults.image_policy is None or arguments.allow_unsigned:
+            return DEFAULT_IMAGE_POLICY
+        return parse_image_policy(defaults.image_policy)
     if arguments.allow_unsigned:
         raise UsageError("--allow-unsigned goes without --image-policy; let the policy say root=verity+signed")
     try:

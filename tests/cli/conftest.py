@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rofs.cli import config
 from rofs.cli.main import main
 from rofs.fuse import places
 from rofs.trust import store
@@ -73,6 +74,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(autouse=True)
 def _nothing_of_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "runtime_directory", lambda: str(tmp_path / "runtime"))
+    monkeypatch.setattr(config, "PATH", "/does/not/exist/rofs.toml")
     monkeypatch.setattr(store, "DEFAULT_DIRECTORIES", (str(tmp_path / "verity.d"),))
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
 
