@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from tests.test_readme import assert_shown, block
 
 SCRIPTS = REPOSITORY / "scripts"
-ALL = ["setup", "debian-root", "oracle-root", "demo", "test", "fuzz"]
+ALL = ["setup", "debian-root", "oracle-root", "demo", "test", "fuzz", "bench"]
 
 
 def run(*words: str | Path, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -49,6 +49,14 @@ def test_refuses_words_it_does_not_know(script: str) -> None:
     done = run(SCRIPTS / script, "--what", check=False)
     assert done.returncode == 2
     assert "usage: scripts/" in done.stdout
+
+
+def test_the_benchmarks_are_named_and_others_refused() -> None:
+    said = run(SCRIPTS / "bench", "--help").stdout
+    assert "build, verify, scale, mount" in said
+    done = run(SCRIPTS / "bench", "speed", check=False)
+    assert done.returncode == 2
+    assert "unknown: speed" in done.stderr
 
 
 def test_ci_runs_exactly_the_tests() -> None:
