@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 # linux/limits.h
 NAME_MAX_BYTES: Final = 255
@@ -20,8 +20,7 @@ ACL_DEFAULT_XATTR: Final = b"system.posix_acl_default"
 ACL_XATTRS: Final = frozenset({ACL_ACCESS_XATTR, ACL_DEFAULT_XATTR})
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """The attributes of one inode, as stat(2) has them.
 
     Attributes:
@@ -45,8 +44,7 @@ class Stat:
     blocks: int
 
 
-@dataclass(frozen=True, slots=True)
-class DirEntry:
+class DirEntry(NamedTuple):
     """One name in a directory, `.` and `..` included.
 
     Attributes:

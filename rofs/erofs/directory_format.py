@@ -54,13 +54,20 @@ def parse_directory_block(block: bytes, nid: int) -> DirectoryBlock:
     ends = (*offsets[1:], len(block))
     names = tuple(block[start:end] for start, end in zip(offsets, ends, strict=True))
     names = (*names[:-1], names[-1].split(b"\0", 1)[0])
-    previous = 0
-    for offset, name in zip(offsets, names, strict=True):
-        valid = 0 < len(name) <= NAME_MAX_BYTES and b"/" not in name and b"\0" not in name
-        if offset <= previous or not valid:
-            raise FormatError(f"EROFS: directory {nid}: malformed name {name[:32]!r} at offset {offset}")
-        previous = offset
+    joined = b"".join(names)
+    lengths = list(map(len, names))
+    if b"/" in joined or b"\0" in joined or min(lengths) == 0 or max(lengths) > NAME_MAX_BYTES:
+        raise FormatError(f"EROFS: directory {nid}: {_malformed_name(names, offsets)}")
+    if not all(map(operator.lt, offsets, offsets[1:])):
+        raise FormatError(f"EROFS: directory {nid}: offsets of names are out of order")
     if not all(map(operator.lt, names, names[1:])):
         raise FormatError(f"EROFS: directory {nid}: names from {names[0][:32]!r} on are out of order")
     kinds = tuple(FILE_TYPES[t] if t < len(FILE_TYPES) else 0 for t in types)
     return DirectoryBlock(names, nids, kinds)
+
+
+def _malformed_name(names: tuple[bytes, ...], offsets: tuple[int, ...]) -> str:
+    for offset, name in zip(offsets, names, strict=True):
+        if not 0 < len(name) <= NAME_MAX_BYTES or b"/" in name or b"\0" in name:
+            return f"malformed name {name[:32]!r} at offset {offset}"
+    raise AssertionError("all names are well formed")

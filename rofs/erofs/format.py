@@ -12,6 +12,7 @@ from __future__ import annotations
 import stat
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import google_crc32c
 
@@ -250,8 +251,7 @@ def _check_features(incompat: int, extslots: int) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class DiskInode:
+class DiskInode(NamedTuple):
     """An inode as it stands on disk, checked in itself.
 
     Attributes:
@@ -334,18 +334,11 @@ def parse_inode(data: bytes, nid: int, superblock: Superblock) -> DiskInode:
         raise FormatError(f"EROFS: inode {nid} has no valid file type: mode {mode:#o}")
     if size >= 1 << 63 or nsec >= 10**9 or nlink == 0:
         raise FormatError(f"EROFS: inode {nid} is malformed: size {size}, nanoseconds {nsec}, nlink {nlink}")
+    header_bytes = _EXTENDED.size if extended else _COMPACT.size
+    mtime_ns = mtime * 10**9 + nsec
+    # By position: it is made for each name in a listing.
     return DiskInode(
-        nid=nid,
-        header_bytes=_EXTENDED.size if extended else _COMPACT.size,
-        xattr_bytes=xattr_ibody_bytes(icount),
-        layout=layout,
-        mode=mode,
-        nlink=nlink,
-        size=size,
-        union=union,
-        uid=uid,
-        gid=gid,
-        mtime_ns=mtime * 10**9 + nsec,
+        nid, header_bytes, xattr_ibody_bytes(icount), layout, mode, nlink, size, union, uid, gid, mtime_ns
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rofs.blockdev import BlockDevice
 from rofs.errors import BlockFault, CorruptionError, FormatError, ReadError
@@ -17,8 +18,7 @@ from rofs.verity.digest import BlockHasher
 from rofs.verity.format import VeritySuperblock
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Consecutive blocks of one level below one hash block, and what they must hash to.
 
     Attributes:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import dataclasses
 import stat
 from collections.abc import Callable, Iterator
 
@@ -49,7 +48,7 @@ class LyingReader(ErofsReader):
 
     def stat(self, nid: int) -> Stat:
         found = super().stat(nid)
-        return dataclasses.replace(found, **self.fields) if nid == self.victim else found
+        return found._replace(**self.fields) if nid == self.victim else found
 
     def read(self, nid: int, offset_bytes: int, length_bytes: int) -> bytes:
         found = super().read(nid, offset_bytes, length_bytes)
@@ -102,7 +101,7 @@ def test_holes_are_compared_as_what_they_read_as() -> None:
 
 
 def change(entry: bytes, **fields: object) -> Callable[[list[DirEntry]], list[DirEntry]]:
-    return lambda entries: [dataclasses.replace(e, **fields) if e.name == entry else e for e in entries]  # type: ignore[arg-type]
+    return lambda entries: [e._replace(**fields) if e.name == entry else e for e in entries]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

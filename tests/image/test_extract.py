@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import random
 import stat
@@ -499,7 +498,7 @@ def test_files_below_a_symbolic_link_that_is_a_directory_too(
 
     def renamed(filesystem: ReadOnlyFilesystem, nid: int) -> Iterator[DirEntry]:
         for entry in children(filesystem, nid):
-            yield dataclasses.replace(entry, name=b"name") if entry.name in {b"1-link", b"2-dir"} else entry
+            yield entry._replace(name=b"name") if entry.name in {b"1-link", b"2-dir"} else entry
 
     monkeypatch.setattr(module, "children", renamed)
     tree = directory({b"1-link": symlink(links_to), b"2-dir": directory({b"planted": file(b"planted")})})
