@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -111,7 +112,12 @@ def _open(name: bytes, directory: int) -> int:
 
 def _xattrs(directory: int, name: bytes) -> dict[str, bytes]:
     path = _proc(directory) + b"/" + name
-    names = os.listxattr(path, follow_symlinks=False)
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return {}  # so a mount of an image that has none answers
     return {n: os.getxattr(path, n, follow_symlinks=False) for n in names if n != IDENTITY_XATTR}
 
 

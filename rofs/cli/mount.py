@@ -5,26 +5,42 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rofs.cli import config
 from rofs.cli.options import UsageError, naming, note
 from rofs.cli.trust_options import add_trust_options, trust_policy
-from rofs.errors import printable
+from rofs.errors import InputError, printable
 
 if TYPE_CHECKING:
     from rofs.fuse.launch import MountOptions
     from rofs.image.open import ImageFacts
 
 HELP = """
-Mount a verified image. Every block is checked when it is read; a bad one is an I/O error. Every write,
-rename and unlink is refused with EROFS and recorded in the audit log with who tried. Returns when the
+Mount a verified image. Every block is checked when it is read; a bad one is an I/O error. Returns when the
 mount answers. Set-user-id bits, file capabilities and device nodes have no effect unless -o suid,dev.
+
+In audit mode every write, rename and unlink is refused with EROFS and recorded in the audit log with who
+tried. In sealed mode the mount is read-only for the kernel too, which refuses before rofs sees it: cheaper,
+but nobody learns who tried. In both modes it is recorded when somebody remounts it or mounts over it.
 
 example:
   rofs mount tree.raw /mnt --trust keys/rofs.crt -o suid,dev
+
+  a read-only superblock, and eight processes that answer:
+  rofs mount tree.raw /mnt --trust keys/rofs.crt --mode sealed --workers 8
+
+  after an update of rofs, put the new program in the place of the one that serves a living mount:
+  rofs mount tree.raw /mnt --trust keys/rofs.crt --takeover
 """
+
+MODES = ("audit", "sealed")
+MAX_WORKERS = 32
+
+_KNOWN = "suid, dev, exec, allow_other (or no and one of these), or noresend"
 
 # What fstab and mount(8) say that is true of every rofs mount anyway.
 _IMPLIED = frozenset({"rw", "defaults", "auto", "noauto", "nofail", "_netdev", "relatime", "noatime", "async"})
@@ -39,19 +55,82 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", dest="options", metavar="OPTS", action="append", default=[], help="suid, dev, noexec and their opposites"
     )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        help="audit: refuse every change and record who tried (the default); sealed: let the kernel refuse it, unseen",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_worker_count,
+        help=f"how many processes answer, 1 to {MAX_WORKERS} (default: as many as there are CPUs, from 2 to 4)",
+    )
+    parser.add_argument(
+        "--takeover",
+        action="store_true",
+        help="let this version of rofs serve what is mounted on DIR already; IMAGE must be the image that is "
+        "mounted there, everything but --workers stays as it is, and reads go on meanwhile",
+    )
     add_trust_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the verb."""
-    from rofs.fuse.launch import MountOptions, mount_in_background, mount_in_foreground
+    from rofs.fuse import launch
 
-    options = _mount_options(MountOptions(trust_policy(arguments), arguments.audit_log), arguments.options)
+    if arguments.takeover:
+        _check_takeover(arguments)
+        policy = trust_policy(arguments)
+        with naming(arguments.image):
+            launch.take_over(arguments.image, arguments.directory, policy, workers=arguments.workers)
+        return
+    options = _options(arguments)
     with naming(arguments.image):
         if arguments.foreground:
-            mount_in_foreground(arguments.image, arguments.directory, options, _announce(arguments.directory))
+            launch.mount_in_foreground(arguments.image, arguments.directory, options, _announce(arguments.directory))
         else:
-            _warn(mount_in_background(arguments.image, arguments.directory, options))
+            _warn(launch.mount_in_background(arguments.image, arguments.directory, options))
+
+
+def _options(arguments: argparse.Namespace) -> MountOptions:
+    """What the command line says, and where it does not, /etc/rofs.toml."""
+    from rofs.fuse import launch, places
+
+    defaults = config.load()
+    log = arguments.audit_log
+    if log is None and defaults.audit_log_directory is not None:
+        usual = places.default_log(os.path.realpath(os.fsencode(arguments.directory)))
+        log = os.path.join(defaults.audit_log_directory, os.path.basename(usual))
+    options = launch.MountOptions(
+        trust_policy(arguments),
+        log,
+        mode=arguments.mode or defaults.mode or MODES[0],
+        workers=arguments.workers or defaults.workers,
+    )
+    try:
+        options = _mount_options(options, list(defaults.options))
+    except UsageError as error:
+        raise InputError(f"{printable(defaults.path)}, options in [mount]: {error}") from error
+    return _mount_options(options, arguments.options)
+
+
+def _worker_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_WORKERS):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r}: expected a number from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+def _check_takeover(arguments: argparse.Namespace) -> None:
+    """Refuse what a living mount cannot change any more, rather than ignore it."""
+    given = {
+        "--foreground": arguments.foreground,
+        "--audit-log": arguments.audit_log is not None,
+        "--mode": arguments.mode is not None,
+        "-o": bool(arguments.options),
+    }
+    for option in [option for option, is_given in given.items() if is_given]:
+        raise UsageError(f"--takeover goes without {option}: the mount keeps what it was mounted with")
 
 
 def _announce(directory: str) -> Callable[[ImageFacts], None]:
@@ -64,7 +143,9 @@ def _announce(directory: str) -> Callable[[ImageFacts], None]:
 
 
 def _warn(facts: ImageFacts) -> None:
-    for warning in facts.warnings:
+    from rofs.fuse import confine
+
+    for warning in (*facts.warnings, *confine.support().lacks):
         note(f"warning: {warning}")
 
 
@@ -75,8 +156,14 @@ def _mount_options(options: MountOptions, lists: list[str]) -> MountOptions:
         if name in {"suid", "dev", "exec"}:
             chosen: Any = {name: word == name}
             options = dataclasses.replace(options, **chosen)
+        elif word in {"allow_other", "noallow_other"}:
+            options = dataclasses.replace(options, allow_other=word == "allow_other")
+        elif word == "noresend":
+            options = dataclasses.replace(options, resend=False)
+        elif word == "ro" and options.mode == "sealed":
+            continue
         elif word == "ro":
             note("-o ro changes nothing: every change is refused, and the superblock stays writable to see attempts")
         elif word not in _IMPLIED and not word.startswith("x-"):
-            raise UsageError(f"unknown mount option {word!r}: expected suid, dev, exec, nosuid, nodev or noexec")
+            raise UsageError(f"unknown mount option {word!r}: expected {_KNOWN}")
     return options

@@ -12,7 +12,8 @@ import json
 import os
 import select
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rofs.errors import HostError, StateError, printable
@@ -21,6 +22,8 @@ from rofs.fuse import places
 VERSION: Final = 1
 MAX_LINE_BYTES: Final = 1 << 20
 _ANSWER_SECONDS = 10.0
+_TAKEOVER_SECONDS = 120.0  # a program starts, and all processes anew
+_LOOK_AGAIN_SECONDS = 0.02
 _END_SECONDS = 20.0  # the last records may take half of it
 
 
@@ -64,6 +67,37 @@ def unmount(mountpoint: str | bytes) -> None:
             )
 
 
+def take_over(
+    mountpoint: str | bytes, argv: Sequence[str], environment: Mapping[str, str], workers: int | None
+) -> None:
+    """Have another program keep the mount, and return when its supervisor answers.
+
+    Args:
+        mountpoint: Of the mount.
+        argv: How the program is started, but for its last argument.
+        environment: Added to the keeper's.
+        workers: How many workers there are to be; None for as many as there are.
+
+    Raises:
+        StateError: There is no rofs mount there, or it does not answer.
+        HostError: The program cannot take over, or did so and then did not answer.
+    """
+    directory = _directory_of(mountpoint)
+    before = _status(directory, mountpoint)["supervisor"]
+    fields = {"argv": list(argv), "environment": dict(environment), "workers": workers}
+    answer = _ask(directory, "takeover", mountpoint, fields, seconds=_TAKEOVER_SECONDS)
+    shown = printable(mountpoint)
+    if answer.get("ok") is not True:
+        raise HostError(f"cannot take over {shown}: {answer.get('error', 'it does not say why')}")
+    deadline = time.monotonic() + _TAKEOVER_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(StateError):  # there is no supervisor for a moment
+            if _status(directory, mountpoint)["supervisor"] != before:
+                return
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    raise HostError(f"{shown} was taken over, but its new supervisor does not answer; reads go on")
+
+
 def is_alive(mountpoint: bytes) -> bool:
     """Whether a mount at this place answers."""
     try:
@@ -99,12 +133,20 @@ def _status(directory: str, mountpoint: str | bytes | None = None) -> dict[str, 
     return status
 
 
-def _ask(directory: str, command: str, mountpoint: str | bytes | None = None) -> dict[str, Any]:
+def _ask(
+    directory: str,
+    command: str,
+    mountpoint: str | bytes | None = None,
+    fields: Mapping[str, Any] | None = None,
+    *,
+    seconds: float = _ANSWER_SECONDS,
+) -> dict[str, Any]:
     shown = printable(mountpoint if mountpoint is not None else directory)
     try:
         with connect(directory) as connection:
-            connection.settimeout(_ANSWER_SECONDS)
-            connection.sendall(json.dumps({"v": VERSION, "command": command}).encode() + b"\n")
+            connection.settimeout(seconds)
+            request = {"v": VERSION, "command": command, **(fields or {})}
+            connection.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(_read_line(connection))
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise StateError(f"{shown} is not a rofs mount of this user") from error

@@ -12,7 +12,8 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -22,14 +23,28 @@ from rofs.errors import HostError, from_os_error, printable
 from rofs.fuse.control import VERSION
 from rofs.fuse.places import CONTROL_SOCKET
 
-_MAX_REQUEST_BYTES = 4096
+_MAX_REQUEST_BYTES = 64 * 1024
 _REQUEST_SECONDS = 5.0
+_ANSWER_SECONDS = 120.0  # a hand-over starts a program and all processes anew
 _LAST_ANSWER_SECONDS = 2.0
 _MAX_CLIENTS = 16
 
 
+@dataclass(slots=True)
+class Listening:
+    """A control socket that listens.
+
+    Attributes:
+        socket: Itself.
+        stays: Whether its name is left in place at the end, for a successor to replace.
+    """
+
+    socket: socket.socket
+    stays: bool = False
+
+
 @contextlib.contextmanager
-def listening(directory: str) -> Iterator[socket.socket]:
+def listening(directory: str) -> Iterator[Listening]:
     """A listening control socket in a mount's runtime directory; both are removed at the end.
 
     What a mount that died has left there is replaced.
@@ -45,10 +60,12 @@ def listening(directory: str) -> Iterator[socket.socket]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             _bind(listener, directory, fd)
+            made = Listening(listener)
             try:
-                yield listener
+                yield made
             finally:
-                remove(directory)
+                if not made.stays:
+                    remove(directory)
     finally:
         os.close(fd)
 
@@ -89,16 +106,21 @@ def _make_private(directory: str) -> None:
             raise HostError(f"runtime directory {path} is not a directory that only this user can write to; remove it")
 
 
-async def serve(listener: socket.socket, answer: Callable[[str], Awaitable[dict[str, Any]]], ended: trio.Event) -> None:
+async def serve(
+    listener: socket.socket, answer: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]], ended: trio.Event
+) -> None:
     """Answer clients, one request each, until the mount has ended; who is being answered still is."""
     server = trio.socket.from_stdlib_socket(listener)
     limit = trio.CapacityLimiter(_MAX_CLIENTS)
 
     async def client(connection: trio.socket.SocketType) -> None:
         async with trio.SocketStream(connection) as stream, limit:
-            with contextlib.suppress(trio.BrokenResourceError), trio.move_on_after(_REQUEST_SECONDS):
-                command = _command(await _receive_line(stream))
-                await stream.send_all(json.dumps({"v": VERSION, **await answer(command)}).encode() + b"\n")
+            with contextlib.suppress(trio.BrokenResourceError):
+                line = b""
+                with trio.move_on_after(_REQUEST_SECONDS):
+                    line = await _receive_line(stream)
+                with trio.move_on_after(_ANSWER_SECONDS):
+                    await stream.send_all(json.dumps({"v": VERSION, **await answer(_request(line))}).encode() + b"\n")
 
     async def accept(clients: trio.Nursery) -> None:
         while True:
@@ -123,12 +145,12 @@ async def _receive_line(stream: trio.SocketStream) -> bytes:
     return data
 
 
-def _command(line: bytes) -> str:
-    """The command of a request, empty when it is none that this version understands."""
+def _request(line: bytes) -> Mapping[str, Any]:
+    """A request, empty when it is none that this version understands."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
-        return ""
+        return {}
     if not isinstance(request, dict) or request.get("v") != VERSION:
-        return ""
-    return str(request.get("command", ""))
+        return {}
+    return request

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper process: verifies, mounts, forks the others, and ends the mount when it must end.
+"""The keeper process: verifies, mounts, starts the others and replaces them when they die, ends the mount.
 
 Single-threaded and without an event loop, so that it can fork; parses nothing of the image. It is the
-parent of the supervisor, the worker and the resolver, which it starts from its own warm state. What a
-mount can go through is the table in `life`.
+parent of the supervisor, the workers (`crew`) and the resolver, which it starts from its own warm state.
+What a mount can go through is the table in `life`; that another program takes its place is in `handover`.
 """
 
 from __future__ import annotations
@@ -12,217 +12,472 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from rofs.errors import HostError, RofsError, StateError
-from rofs.fuse import control_server, kernel, mountinfo, resolver, signals, supervisor, verifier, worker
-from rofs.fuse.counters import Counters
+from rofs.errors import HostError, RofsError, StateError, printable
+from rofs.fuse import control_server, handover, kernel, mountinfo, resolver, signals, supervisor, usermount, verifier
+from rofs.fuse.confine import RESOLVER, confine, forbid_dumps
+from rofs.fuse.crew import Crew, Served, Worker
+from rofs.fuse.fdstore import FdStore
+from rofs.fuse.handover import Kept
 from rofs.fuse.life import Event, Life, State
-from rofs.fuse.messages import MAX_MESSAGE_BYTES
-from rofs.fuse.process import Child, fork
+from rofs.fuse.link import KeeperLink
+from rofs.fuse.notify import Notifier
+from rofs.fuse.post import Post
+from rofs.fuse.process import fork
+from rofs.fuse.request import MountRequest
+from rofs.fuse.shared import SharedState, Total
 from rofs.fuse.signals import Signals
-from rofs.image.open import ImageFacts, ImageFiles, reopen_image
-from rofs.trust.verify import TrustPolicy
+from rofs.fuse.verifier import Verification
+from rofs.image.open import ImageFacts, reopen_image
 
 _START_SECONDS = 60.0  # for a supervisor that waits for the log, or a worker on a slow disk
 _END_SECONDS = 15.0  # for the supervisor's last records
+_LOOK_SECONDS = 1.0
+_MANAGER_SECONDS = 2.0
+_NOT_MOUNTED = -1
+_MAX_UNRECORDED = 100  # deaths that no supervisor has recorded
 
 
-@dataclass(frozen=True, slots=True)
-class MountRequest:
-    """What is to be mounted where.
-
-    Attributes:
-        files: The image, opened once.
-        image_path: Absolute; shown to people, never opened again.
-        mountpoint: Absolute and resolved.
-        policy: Which image is trusted.
-        mount_flags: `kernel.MS_NOSUID` and the like.
-        log_path: Of the audit log.
-        runtime_directory: Of this mount.
-    """
-
-    files: ImageFiles
-    image_path: bytes
-    mountpoint: bytes
-    policy: TrustPolicy
-    mount_flags: int
-    log_path: bytes
-    runtime_directory: str
-
-
-def run(request: MountRequest, announce: Callable[[ImageFacts], None]) -> None:
+def run(
+    request: MountRequest,
+    verification: Verification,
+    caught: Signals,
+    announce: Callable[[ImageFacts], None],
+    notifier: Notifier,
+) -> None:
     """Mount, serve, and return when the mount has ended; the caller is the keeper from here on.
 
     Args:
         request: What and where.
+        verification: Of the image, which goes on meanwhile.
+        caught: Signals of this process.
         announce: Called once, when the mount answers and is recorded.
+        notifier: To the service manager that has started us, if one has.
 
     Raises:
         RofsError: It could not be mounted, and nothing is left; or it ended otherwise than by an unmount.
     """
+    forbid_dumps()
+    _Start(request, caught, notifier).run(verification.finish(caught), announce)
+
+
+def resume(kept: Kept) -> None:
+    """Go on with a living mount in the place of the program that has started it, with new processes.
+
+    Raises:
+        RofsError: The mount ended otherwise than by an unmount.
+    """
+    forbid_dumps()
     with signals.caught() as caught:
-        _Keeper(request, caught).run(announce)
+        keeper = _Keeper(kept, caught, Notifier(kept.notify_address))
+        keeper.life.happen(Event.TAKEN_OVER)
+        keeper.replace_all()
+        keeper.run()
+
+
+def recover(kept: Kept, notifier: Notifier, caught: Signals, announce: Callable[[ImageFacts], None]) -> None:
+    """Go on with a mount whose keeper has died, with all its processes; see `fdstore`.
+
+    Raises:
+        RofsError: The processes could not be started, or the mount ended otherwise than by an unmount.
+    """
+    forbid_dumps()
+    keeper = _Keeper(kept, caught, notifier)
+    keeper.life.happen(Event.TAKEN_OVER)
+    try:
+        keeper.start_anew(kept.orphans)
+    except BaseException as error:
+        keeper.clean_up(f"the keeper died, and its successor failed: {error}")
+        raise
+    announce(kept.served.facts)
+    keeper.run()
+
+
+class _Start:
+    """From a request to a mount that answers."""
+
+    def __init__(self, request: MountRequest, caught: Signals, notifier: Notifier) -> None:
+        self._request = request
+        self._signals = caught
+        self._notifier = notifier
+
+    def run(self, facts: ImageFacts, announce: Callable[[ImageFacts], None]) -> None:
+        keeper = self._keeper(facts)
+        try:
+            self._mount(keeper)
+            announce(facts)
+            keeper.life.happen(Event.READY)
+            keeper.tell_manager()
+        except BaseException as error:
+            keeper.life.happen(Event.FAILED)
+            keeper.clean_up(f"the start failed: {error}")
+            raise
+        keeper.run()
+
+    def _keeper(self, facts: ImageFacts) -> _Keeper:
+        unknown = kernel.Handshake(b"", resend=False)
+        served = Served(self._request.files, facts, _NOT_MOUNTED, unknown, SharedState())
+        link, _ = socket.socketpair()  # replaced when there is a supervisor
+        return _Keeper(
+            Kept(
+                place=self._request.place,
+                served=served,
+                mount_id=None,
+                wanted=self._request.workers,
+                workers=[],
+                supervisor=None,
+                resolver=None,
+                link=link,
+            ),
+            self._signals,
+            self._notifier,
+        )
+
+    def _mount(self, keeper: _Keeper) -> None:
+        request, acl = self._request, keeper.served.facts.identity.acl
+        keeper.start_supervisor()
+        keeper.expect("ready")
+        fuse_fd = self._mounted_descriptor()
+        mount = mountinfo.mount_on(request.place.mountpoint)
+        keeper.mounted(fuse_fd, mount.mount_id if mount else None)
+        keeper.shake_hands(kernel.answer_init(fuse_fd, acl=acl, resend=request.resend))
+        if mount is not None:
+            kernel.raise_readahead(mount.device)
+        keeper.send({"mounted": keeper.mount_id})
+        recorded = keeper.expect("recorded")
+        if not recorded["recorded"]:
+            raise HostError(f"the audit log cannot be written: {recorded['error']}")
+        keeper.recorded = True
+        keeper.start_resolver()
+        keeper.start_workers()
+
+    def _mounted_descriptor(self) -> int:
+        place, flags = self._request.place, self._request.mount_flags
+        # A source below /dev would make systemd tie the mount to a device unit.
+        source = b"rofs:" * place.image_path.startswith(b"/dev/") + place.image_path
+        allow_other = self._request.allow_other
+        if place.by_user:
+            return usermount.mount(place.mountpoint, source, flags, allow_other=allow_other)
+        fuse_fd = kernel.open_device()
+        try:
+            kernel.mount(fuse_fd, place.mountpoint, source, flags, allow_other=allow_other)
+        except HostError:
+            os.close(fuse_fd)
+            raise
+        return fuse_fd
 
 
 class _Keeper:
-    def __init__(self, request: MountRequest, caught: Signals) -> None:
-        self._request = request
+    """A mount that lives, or is just being made.
+
+    Attributes:
+        life: Where it is in its life.
+        served: What its workers serve.
+        mount_id: While it is mounted, as far as we know.
+        recorded: Whether the log says that it is mounted.
+    """
+
+    def __init__(self, kept: Kept, caught: Signals, notifier: Notifier) -> None:
+        self.life = Life()
+        self.served = kept.served
+        self.mount_id = kept.mount_id
+        self.recorded = kept.supervisor is not None or kept.mount_id is not None
+        self._place = kept.place
         self._signals = caught
-        self._life = Life()
-        self._children: dict[str, Child] = {}
-        self._link, self._supervisors_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._counters = Counters()
-        self._fuse_fd = -1
-        self._mount_id: int | None = None  # while it is mounted, as far as we know
-        self._recorded = False
+        self._notifier = notifier
+        self._store = FdStore(notifier)
+        self._crew = Crew(kept.served, kept.wanted, kept.workers, self._store.clone)
+        self._supervisor = Post(kept.supervisor)
+        self._resolver = Post(kept.resolver)
+        self._link = KeeperLink(kept.link)
+        self._unrecorded: list[dict[str, Any]] = []
+        self._next_look = 0.0
         self._failure: str | None = None
 
-    def run(self, announce: Callable[[ImageFacts], None]) -> None:
+    def mounted(self, fuse_fd: int, mount_id: int | None) -> None:
+        """The kernel has mounted it."""
+        self.mount_id = mount_id
+        self.served = replace(self.served, fuse_fd=fuse_fd)
+
+    def shake_hands(self, handshake: kernel.Handshake) -> None:
+        """The kernel has been answered; there can be workers from now on."""
+        self.served = replace(self.served, handshake=handshake)
+        self._crew = Crew(self.served, self._crew.wanted, on_clone=self._store.clone)
+
+    def run(self) -> None:
+        """Keep the mount until it has ended.
+
+        Raises:
+            StateError: It ended otherwise than by an unmount.
+        """
         try:
-            facts = verifier.verify(self._request.files, self._request.policy, self._signals)
-            self._start(facts)
-            announce(facts)
-            self._life.happen(Event.READY)
-        except BaseException as error:
-            self._life.happen(Event.FAILED)
-            self._failure = f"the start failed: {error}"
-            self._clean_up()
-            raise
-        try:
-            while self._life.state is not State.ENDED:
+            while self.life.state is not State.ENDED:
                 self._step()
         finally:
-            self._clean_up()
+            self.clean_up(self._failure)
         if self._failure:
             raise StateError(self._failure)
 
-    # Start
+    # Starting the others
 
-    def _start(self, facts: ImageFacts) -> None:
-        reports, worker_reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        questions, answers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with worker_reports, answers:
-            with reports, questions:
-                self._fork_supervisor(facts, reports, questions)
-            self._expect("ready")
-            init_request = self._mount(facts)
-            self._send({"mounted": True})
-            recorded = self._expect("recorded")
-            if not recorded["recorded"]:
-                raise HostError(f"the audit log cannot be written: {recorded['error']}")
-            self._recorded = True
-            self._fork_resolver(facts, answers)
-            self._fork_worker(facts, init_request, worker_reports)
-        self._send({"serving": [self._children["worker"].pid]})
-
-    def _fork_supervisor(self, facts: ImageFacts, reports: socket.socket, questions: socket.socket) -> None:
+    def start_supervisor(self) -> None:
+        """Start one, the first or a successor, and tell it what there is."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        place, served = self._place, self.served
         setup = supervisor.Supervised(
-            mountpoint=self._request.mountpoint,
-            image_path=self._request.image_path,
-            facts=facts,
-            log_path=self._request.log_path,
-            runtime_directory=self._request.runtime_directory,
-            counters=self._counters,
+            mountpoint=place.mountpoint,
+            image_path=place.image_path,
+            facts=served.facts,
+            log_path=place.log_path,
+            runtime_directory=place.runtime_directory,
+            mode=place.mode,
+            shared=served.shared,
             keeper=os.getpid(),
+            mount_id=self.mount_id if self.recorded else None,
+            stored=self._store.is_there,
         )
-        link = self._supervisors_link
 
         def main() -> None:
             try:
-                supervisor.serve(setup, link, reports, questions)
+                supervisor.serve(setup, theirs)
             except RofsError as error:
-                link.send(json.dumps({"failed": verifier.pack_error(error).decode()}).encode())
+                theirs.send(json.dumps({"failed": verifier.pack_error(error).decode()}).encode())
+                raise
 
-        keep = (link.fileno(), reports.fileno(), questions.fileno())
-        self._children["supervisor"] = fork(main, name="supervisor", keep=keep, unprivileged=False)
-        link.close()  # so that its end shows
+        keep = (theirs.fileno(), served.shared.fd)
+        self._supervisor.fill(fork(main, name="supervisor", keep=keep, unprivileged=False))
+        theirs.close()  # so that its end shows
+        self._link.connection.close()
+        self._link = KeeperLink(ours)
+        for message in self._unrecorded:
+            self.send(message)
 
-    def _mount(self, facts: ImageFacts) -> bytes:
-        """Mount and shake hands with the kernel. Returns its INIT request, for the worker."""
-        self._fuse_fd = kernel.open_device()
-        request = self._request
-        # A source below /dev would make systemd tie the mount to a device unit.
-        source = b"rofs:" * request.image_path.startswith(b"/dev/") + request.image_path
-        kernel.mount(self._fuse_fd, request.mountpoint, source, request.mount_flags)
-        mount = mountinfo.mount_on(request.mountpoint)
-        self._mount_id = mount.mount_id if mount else None
-        return kernel.answer_init(self._fuse_fd, acl=facts.identity.acl)
-
-    def _fork_resolver(self, facts: ImageFacts, answers: socket.socket) -> None:
-        files = self._request.files
+    def start_resolver(self) -> None:
+        """Start one, and have the supervisor ask it."""
+        questions, answers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        files, facts = self.served.files, self.served.facts
 
         def main() -> None:
             os.nice(5)
+            confine(RESOLVER)
             resolver.serve(answers, reopen_image(files, facts))
 
-        keep = (answers.fileno(), *files.fds)
-        self._children["resolver"] = fork(main, name="resolver", keep=keep, unprivileged=True)
+        with questions, answers:
+            keep = (answers.fileno(), *files.fds)
+            child = fork(main, name="resolver", keep=keep, unprivileged=True)
+            self._resolver.fill(child)
+            self.send({"resolver": child.pid}, questions.fileno())
 
-    def _fork_worker(self, facts: ImageFacts, init_request: bytes, reports: socket.socket) -> None:
-        reading, writing = os.pipe()
-        files = self._request.files
+    def start_workers(self) -> None:
+        """Start as many as there are to be, and wait until they answer.
 
-        def ready() -> None:
-            os.write(writing, b"+")
-            os.close(writing)
-
-        def main() -> None:
-            image = reopen_image(files, facts)
-            worker.serve(self._fuse_fd, init_request, image, reports, self._counters, ready)
-
-        keep = (self._fuse_fd, *files.fds, reports.fileno(), writing)
+        Raises:
+            HostError: One did not start; those that did are left to the caller.
+        """
+        hired: list[tuple[Worker, int]] = []
         try:
-            self._children["worker"] = fork(main, name="worker", keep=keep, unprivileged=True)
+            for _ in range(self._crew.wanted):
+                hired.append(self._crew.hire())  # noqa: PERF401 - one that fails leaves the others here
+            for member, pipe in hired:
+                self._signals.wait_for(pipe, _START_SECONDS, "a worker process")
+                if os.read(pipe, 1) != b"+":
+                    raise HostError(f"a worker process did not start: {self._crew.bury(member)}")
         finally:
-            os.close(writing)
-        try:
-            self._signals.wait_for(reading, _START_SECONDS, "the worker process")
-            if os.read(reading, 1) != b"+":
-                raise HostError(f"the worker process did not start: {self._children.pop('worker').end(1)}")
-        finally:
-            os.close(reading)
+            for _, pipe in hired:
+                os.close(pipe)
+        for member, _ in hired:
+            self._introduce(member)
+        self._tell_who_serves()
+
+    def introduce_workers(self) -> None:
+        """Tell a new supervisor, once it has a resolver: it begins with their reports at once."""
+        for member in self._crew.workers:
+            self._introduce(member)
+        self._tell_who_serves()
+
+    def _introduce(self, member: Worker) -> None:
+        self.send({"worker": member.slot}, member.reports.fileno())
+
+    def _tell_who_serves(self) -> None:
+        self.send({"serving": [[member.child.pid, member.slot] for member in self._crew.workers]})
 
     # Life
 
     def _step(self) -> None:
         """Wait for the next thing to happen and follow it."""
-        link = self._link.fileno()
-        readable = self._signals.wait([link] if "supervisor" in self._children else [])
+        link = self._link.connection.fileno()
+        readable = self._signals.wait([link] if self._supervisor.child else [], self._seconds_to_wait())
         if self._signals.stop:
             self._signals.stop = False
             # At once if nobody uses the mount, else out of sight.
             if self._unmount():
                 self._unmount(lazy=True)
         if readable:
-            message = self._receive()
-            if message is None:
-                self._on_exit(self._children.pop("supervisor"))
-            elif "unmount" in message:
-                self._send({"unmounted": True, "errno": self._unmount()})
-        for child in [child for child in self._children.values() if child.has_ended()]:
-            self._on_exit(self._children.pop(child.name))
+            self._on_message(self._link.receive())
+        self._bury_the_dead()
+        if self.life.state is not State.ENDED:
+            self._replace_due()
 
-    def _on_exit(self, child: Child) -> None:
-        failure = child.end(1)
-        if self._life.state is not State.SERVING:
+    def _seconds_to_wait(self) -> float:
+        dues = [post.due for post in (self._supervisor, self._resolver) if post.child is None]
+        return self._crew.seconds_until_due(max(0.0, min([self._next_look, *dues]) - time.monotonic()))
+
+    def _on_message(self, message: dict[str, Any] | None) -> None:
+        """From the supervisor; its death shows by itself."""
+        if message is None:
             return
-        if child.name == "worker" and failure is None:  # the kernel told it that the filesystem is unmounted
-            self._mount_id = None
-            self._life.happen(Event.UNMOUNTED)
+        if "unmount" in message:
+            self.send({"unmounted": True, "errno": self._unmount()})
+        elif "exit_recorded" in message:
+            if (recorded := {"worker_exit": message["exit_recorded"]}) in self._unrecorded:
+                self._unrecorded.remove(recorded)
+        elif "takeover" in message:
+            self.send({"taken_over": True, "error": self._hand_over(message["takeover"])})
+
+    def _bury_the_dead(self) -> None:
+        for member in [member for member in self._crew.workers if member.child.has_ended()]:
+            failure = self._crew.bury(member)
+            if self.life.state is State.ENDED:
+                continue
+            if not kernel.is_connected(self.served.fuse_fd):
+                self._on_disconnected()
+                continue
+            self._on_death("worker", member.child.pid, failure)
+            self._tell_who_serves()
+        for post in (self._supervisor, self._resolver):
+            if self.life.state is not State.ENDED and (child := post.find_dead()) is not None:
+                failure = child.end()
+                if failure or post is not self._resolver:  # which ends by itself when the supervisor is gone
+                    self._on_death(child.name, child.pid, failure)
+
+    def _on_disconnected(self) -> None:
+        """A worker has ended since the kernel will send no more requests."""
+        if self.mount_id is not None and mountinfo.mount_with(self.mount_id) is not None:
+            self._failure = "the connection to the kernel was aborted; the mount was ended"
+            self._unmount(lazy=True)
+        self.mount_id = None
+        self.life.happen(Event.UNMOUNTED)
+
+    def _on_death(self, name: str, pid: int, failure: str | None) -> None:
+        self.life.happen(Event.DIED)
+        self.served.shared.add(Total.RESTARTS)
+        self._tell_of_exit(pid=pid, detail=f"{name}: {failure or 'it ended by itself'}")
+
+    def _replace_due(self) -> None:
+        is_new = self._supervisor.is_due and self._supervisor.try_to_fill(self.start_supervisor)
+        if is_new:
+            self._resolver.end()  # it may still be at an answer for the one that died
+        if self._resolver.is_due:
+            self._resolver.try_to_fill(self.start_resolver)
+        if is_new:
+            self.introduce_workers()
+        if hired := self._crew.hire_due():
+            for member in hired:
+                self._introduce(member)
+            self._tell_who_serves()
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            before = len(self._crew.workers)
+            for line in self._crew.look():
+                self._tell_of_exit(detail=line)
+            if len(self._crew.workers) != before:  # it has let one go
+                self._tell_who_serves()
+        complete = self._crew.is_complete and self._supervisor.child and self._resolver.child
+        if complete and self.life.state is State.DEGRADED:
+            self.life.happen(Event.REPLACED)
+
+    # Another program
+
+    def _hand_over(self, program: dict[str, Any]) -> str | None:
+        """Make another program the keeper, if it starts.
+
+        Returns:
+            Why that is not possible; does not return otherwise.
+        """
+        argv, environment = list(map(str, program["argv"])), dict(program["environment"])
+        if self.life.state not in {State.SERVING, State.DEGRADED}:  # what keeps dying may be why it is replaced
+            return f"the mount is {self.life.state.value}; try again"
+        kept = replace(self._kept(), wanted=program["workers"] or self._crew.wanted)
+        if why := handover.check(argv, environment, kept):
+            return why
+        self._notifier.reloading()
+        self._notifier.barrier(_MANAGER_SECONDS)
+        error = handover.execute(argv, environment, kept)
+        self._notifier.ready()
+        return f"{argv[0]} cannot be executed: {error.strerror}"
+
+    def _kept(self) -> Kept:
+        return Kept(
+            place=self._place,
+            served=self.served,
+            mount_id=self.mount_id,
+            wanted=self._crew.wanted,
+            workers=self._crew.workers,
+            supervisor=self._supervisor.child,
+            resolver=self._resolver.child,
+            link=self._link.connection,
+            notify_address=self._notifier.address,
+        )
+
+    def tell_manager(self) -> None:
+        """The mount answers: have the service manager know, and keep what a successor of ours would need."""
+        self._store.keep(self._kept())
+        self._notifier.ready(f"serving {printable(self._place.mountpoint)}")
+
+    def start_anew(self, orphans: Sequence[int]) -> None:
+        """Start all processes of a mount that has none, and hand on what those before were working at.
+
+        Raises:
+            RofsError: They do not start.
+        """
+        if not self.served.handshake.resend:
+            _close(orphans)  # or their callers would wait for ever
+        self.start_supervisor()
+        self.expect("ready")
+        self.send({"took_over": "resumed after the keeper's death"})
+        self.start_resolver()
+        self.start_workers()
+        if self.served.handshake.resend:
+            kernel.resend(self.served.fuse_fd)
+            _close(orphans)
+        self.life.happen(Event.REPLACED)
+        self.tell_manager()
+
+    def replace_all(self) -> None:
+        """Put processes of this program in the places of those of the program before.
+
+        Workers first: if they cannot be started, the old ones go on. Then the supervisor, so that no report
+        waits long, and only then the old workers go.
+        """
+        old = self._crew.workers[:]
+        try:
+            self.start_workers()
+        except (RofsError, OSError) as error:
+            for member in [member for member in self._crew.workers if member not in old]:
+                self._crew.retire(member)
+            self.send({"taken_over": True, "error": f"{error}; the processes of the version before go on"})
+            self.life.happen(Event.REPLACED)
+            self.tell_manager()
             return
-        with contextlib.suppress(OSError):
-            detail = f"{child.name}: {failure or 'it ended by itself'}"
-            self._send({"worker_exit": {"pid": child.pid, "detail": detail}})
-        if child.name == "resolver":
-            return  # events go on without paths
-        self._life.happen(Event.WORKER_DIED if child.name == "worker" else Event.SUPERVISOR_DIED)
-        self._failure = f"the {child.name} process ended unexpectedly ({failure}); the mount was ended"
-        self._unmount(lazy=True)
-        self._life.happen(Event.UNMOUNTED)
+        self.send({"taken_over": True, "error": None})
+        self.send({"retire": True})
+        self._supervisor.end(_END_SECONDS)
+        self._resolver.end()
+        self._supervisor.try_to_fill(self.start_supervisor)
+        self.send({"took_over": "by another program"})
+        self._resolver.try_to_fill(self.start_resolver)
+        self.introduce_workers()
+        for member in old:
+            self._crew.retire(member)
+        self._tell_who_serves()
+        self.life.happen(Event.REPLACED)
+        self.tell_manager()
 
     # End
 
@@ -232,54 +487,70 @@ class _Keeper:
         Returns:
             0, also when it is gone already, or the errno.
         """
-        mount = mountinfo.mount_with(self._mount_id) if self._mount_id is not None else None
+        mount = mountinfo.mount_with(self.mount_id) if self.mount_id is not None else None
         if mount is None:
             return 0
-        if mountinfo.mount_on(mount.mountpoint) != mount:
+        on_top = mountinfo.mount_on(mount.mountpoint)
+        if on_top is None or on_top.mount_id != mount.mount_id:
             return errno.EBUSY
-        return kernel.unmount(mount.mountpoint, lazy=lazy)
+        unmount = usermount.unmount if self._place.by_user else kernel.unmount
+        return unmount(mount.mountpoint, lazy=lazy)
 
-    def _clean_up(self) -> None:
+    def clean_up(self, failure: str | None) -> None:
         """Leave nothing behind, whatever went wrong before."""
+        self._notifier.stopping()
         self._unmount(lazy=True)
-        if self._fuse_fd >= 0:
-            os.close(self._fuse_fd)  # with the worker's gone too, the kernel aborts what still waits
+        self._store.clear()
+        if self._supervisor.child is None and self.recorded:
+            self._supervisor.try_to_fill(self.start_supervisor)  # for the last records
+            self.introduce_workers()
         with contextlib.suppress(OSError):
-            self._send({"end": self._failure or "unmounted"})
-        for child in self._children.values():
-            child.end(_END_SECONDS if child.name == "supervisor" else 0)
-        self._children.clear()
-        self._link.close()
-        self._supervisors_link.close()
-        if self._failure and self._recorded:  # a supervisor that was killed could not do it itself
-            control_server.remove(self._request.runtime_directory)
+            self._link.send({"end": failure or "unmounted"})
+        self._crew.dismiss()
+        if self.served.fuse_fd != _NOT_MOUNTED:
+            os.close(self.served.fuse_fd)  # with the workers' gone too, the kernel aborts what still waits
+        self._supervisor.end(_END_SECONDS)
+        self._resolver.end()
+        self._link.connection.close()
+        if failure and self.recorded:  # a supervisor that was killed could not do it itself
+            control_server.remove(self._place.runtime_directory)
 
     # The line to the supervisor
 
-    def _send(self, message: dict[str, Any]) -> None:
-        self._link.send(json.dumps(message).encode())
-
-    def _receive(self) -> dict[str, Any] | None:
-        """The next message; None when the supervisor is gone."""
+    def send(self, message: dict[str, Any], fd: int | None = None) -> None:
+        """Tell the supervisor; when there is none, its successor is told all that it must know."""
         try:
-            data = self._link.recv(MAX_MESSAGE_BYTES)
-        except ConnectionError:
-            data = b""
-        if not data:
-            return None
-        message: dict[str, Any] = json.loads(data)
-        return message
+            self._link.send(message, fd)
+        except BlockingIOError:
+            # It has not read some hundred messages. A successor is told anew who is there.
+            if self._supervisor.child is not None:
+                os.kill(self._supervisor.child.pid, signal.SIGKILL)
+        except OSError:
+            pass
 
-    def _expect(self, key: str) -> dict[str, Any]:
+    def _tell_of_exit(self, **fields: Any) -> None:
+        """Have it recorded; by its successor, when the supervisor dies before it has done so."""
+        message = {"worker_exit": fields}
+        if len(self._unrecorded) < _MAX_UNRECORDED:
+            self._unrecorded.append(message)
+        self.send(message)
+
+    def expect(self, key: str) -> dict[str, Any]:
         """Wait during the start for one message.
 
         Raises:
             RofsError: What the supervisor failed with, or that it does not answer.
         """
-        self._signals.wait_for(self._link.fileno(), _START_SECONDS, "the supervisor process")
-        message = self._receive()
+        self._signals.wait_for(self._link.connection.fileno(), _START_SECONDS, "the supervisor process")
+        message = self._link.receive()
         if message is not None and "failed" in message:
             raise verifier.unpack_error(message["failed"].encode())
         if message is None or key not in message:
-            raise HostError(f"the supervisor process did not start: {self._children.pop('supervisor').end(1)}")
+            child, self._supervisor.child = self._supervisor.child, None
+            raise HostError(f"the supervisor process did not start: {child.end(1) if child else 'it has ended'}")
         return message
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -16,28 +16,35 @@ class State(Enum):
     """Where a mount is in its life."""
 
     STARTING = "starting"  # verifying, mounting; nobody was told yet
-    SERVING = "serving"  # answers requests
-    FAILING = "failing"  # a process it needs is gone; being unmounted lazily
+    SERVING = "serving"  # answers requests, all processes are there
+    DEGRADED = "degraded"  # answers requests; a process is gone and not replaced yet
+    HANDING_OVER = "handing over"  # another version of the program takes the processes' places
     ENDED = "ended"  # unmounted, everything closed
 
 
 class Event(Enum):
     """What can happen to a mount."""
 
-    READY = "ready"  # the worker answers and the mount is recorded
+    READY = "ready"  # the workers answer and the mount is recorded
     FAILED = "failed"  # a step of the start did not succeed
+    DIED = "a process died"
+    REPLACED = "all processes are there"
+    TAKEN_OVER = "takeover"  # a new program is the keeper
     UNMOUNTED = "unmounted"  # by rofs umount, umount(8), a signal or an abort
-    WORKER_DIED = "worker died"
-    SUPERVISOR_DIED = "supervisor died"
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STARTING, Event.READY): State.SERVING,
     (State.STARTING, Event.FAILED): State.ENDED,
+    (State.STARTING, Event.TAKEN_OVER): State.HANDING_OVER,
+    (State.SERVING, Event.DIED): State.DEGRADED,
     (State.SERVING, Event.UNMOUNTED): State.ENDED,
-    (State.SERVING, Event.WORKER_DIED): State.FAILING,
-    (State.SERVING, Event.SUPERVISOR_DIED): State.FAILING,
-    (State.FAILING, Event.UNMOUNTED): State.ENDED,
+    (State.DEGRADED, Event.DIED): State.DEGRADED,
+    (State.DEGRADED, Event.REPLACED): State.SERVING,
+    (State.DEGRADED, Event.UNMOUNTED): State.ENDED,
+    (State.HANDING_OVER, Event.DIED): State.DEGRADED,
+    (State.HANDING_OVER, Event.REPLACED): State.SERVING,
+    (State.HANDING_OVER, Event.UNMOUNTED): State.ENDED,
 }
 
 

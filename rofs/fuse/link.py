@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor's end of its line to the keeper: JSON objects in datagrams, both ways.
+"""The line between keeper and supervisor: JSON objects in datagrams both ways, descriptors to the supervisor.
 
-Both ends are privileged and trusted. The keeper's end is synchronous and lives in `keeper`.
+Both ends are privileged and trusted. `Link` is the supervisor's, `KeeperLink` the keeper's, which is
+synchronous. A message with a descriptor has it under the key `fd`.
 """
 
 from __future__ import annotations
 
+import array
 import json
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
 
 from rofs.fuse.messages import MAX_MESSAGE_BYTES
+
+_FD_BYTES = array.array("i").itemsize
 
 
 class Link:
@@ -48,8 +53,7 @@ class Link:
         on_end: Callable[[], Awaitable[None]],
     ) -> None:
         """Hand out messages until the keeper is gone; answers go to whoever asked."""
-        while data := await self._receive():
-            message = json.loads(data)
+        while (message := await self._receive()) is not None:
             waiting = next((self._answers[key] for key in message if key in self._answers), None)
             if waiting is not None:
                 waiting.send_nowait(message)
@@ -57,8 +61,49 @@ class Link:
                 await on_message(message)
         await on_end()
 
-    async def _receive(self) -> bytes:
+    async def _receive(self) -> Mapping[str, Any] | None:
         try:
-            return await self._connection.recv(MAX_MESSAGE_BYTES)
+            data, ancillary, _flags, _address = await self._connection.recvmsg(
+                MAX_MESSAGE_BYTES, socket.CMSG_SPACE(_FD_BYTES)
+            )
         except ConnectionError:
-            return b""
+            return None
+        if not data:
+            return None
+        message: dict[str, Any] = json.loads(data)
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                message["fd"] = array.array("i", content)[0]
+        return message
+
+
+class KeeperLink:
+    """The keeper's end.
+
+    Args:
+        connection: Of a SOCK_SEQPACKET pair.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+
+    def send(self, message: Mapping[str, Any], fd: int | None = None) -> None:
+        """Send a message, with a descriptor if there is one.
+
+        Raises:
+            OSError: The supervisor is gone, or reads nothing any more.
+        """
+        fds = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        # Not send_fds, which ignores the flags (Python 3.11).
+        self.connection.sendmsg([json.dumps(message).encode()], fds, socket.MSG_DONTWAIT)
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next message; None when the supervisor is gone."""
+        try:
+            data = self.connection.recv(MAX_MESSAGE_BYTES)
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        message: dict[str, Any] = json.loads(data)
+        return message

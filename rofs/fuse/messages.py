@@ -111,13 +111,12 @@ _TEXT = frozenset({"errno", "detail", *_OPTIONAL_TEXT})
 _CHOICES = {"op": OPERATIONS, "kind": frozenset({"mismatch", "io"})}
 
 
-def pack_report(report: Report, *, number: int, dropped: int, held_until_ns: int) -> bytes:
+def pack_report(report: Report, *, number: int, held_until_ns: int) -> bytes:
     """A report as a datagram.
 
     Args:
         report: What happened.
-        number: Comes back in the acknowledgement.
-        dropped: How many reports before it could not be sent.
+        number: Counted on from the report before; comes back in the acknowledgement.
         held_until_ns: Until when, on CLOCK_MONOTONIC, the caller is sure to be held in its system
             call and so is who it was; 0 when it is not held.
     """
@@ -125,7 +124,6 @@ def pack_report(report: Report, *, number: int, dropped: int, held_until_ns: int
         {
             "report": _NAMES[type(report)],
             "number": number,
-            "dropped": dropped,
             "held_until_ns": held_until_ns,
             "fields": asdict(report),
         }
@@ -138,7 +136,6 @@ class Delivery:
 
     report: Report
     number: int
-    dropped: int
     held_until_ns: int
 
 
@@ -150,10 +147,10 @@ def parse_report(data: bytes) -> Delivery:
     """
     message = _object(data)
     kind = _KINDS.get(str(message.get("report")))
-    number, dropped, held, fields = (message.get(key) for key in ("number", "dropped", "held_until_ns", "fields"))
+    number, held, fields = (message.get(key) for key in ("number", "held_until_ns", "fields"))
     if kind is None or not isinstance(fields, dict):
         raise FormatError("a worker's message has no known kind or no fields")
-    if not _is_number(number) or not _is_number(dropped) or not _is_number(held):
+    if not _is_number(number) or not _is_number(held):
         raise FormatError("a worker's message has a wrong number")
     for key, value in fields.items():
         if not _field_fits(kind, key, value):
@@ -161,7 +158,7 @@ def parse_report(data: bytes) -> Delivery:
     for key in _LISTS & fields.keys():
         fields[key] = tuple(fields[key])
     try:
-        return Delivery(kind(**fields), number, dropped, held)
+        return Delivery(kind(**fields), number, held)
     except TypeError as error:
         raise FormatError(f"a worker's message lacks a field: {str(error)[:200]}") from error
 

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is mounted where, from /proc/self/mountinfo. Source: proc_pid_mountinfo(5)."""
+"""What is mounted where, from /proc/self/mountinfo. Source: proc_pid_mountinfo(5).
+
+It reads when it is asked; `tamper` waits for changes. It knows only the mount namespace of this process.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+PATH = "/proc/self/mountinfo"
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -18,23 +23,48 @@ class Mount:
         mountpoint: Absolute.
         fstype: Such as `fuse.rofs`.
         source: What the filesystem calls its device.
+        parent_id: The mount that it is mounted on; not always one that can be seen.
+        root: The directory or file of its filesystem that is seen here; not `/` for many bind mounts.
+        options: Of this mount alone, such as `ro` or `nosuid`.
+        super_options: Of the filesystem, wherever it is mounted.
+        device: `MAJOR:MINOR` of the filesystem.
     """
 
     mount_id: int
     mountpoint: bytes
     fstype: bytes
     source: bytes
+    parent_id: int = 0
+    root: bytes = b"/"
+    options: frozenset[bytes] = frozenset()
+    super_options: frozenset[bytes] = frozenset()
+    device: str = ""
 
 
 def parse(text: bytes) -> list[Mount]:
     """All mounts, in the order of mounting: the last one on a mount point is the one that is seen."""
-    mounts = []
-    for line in text.split(b"\n"):  # no splitlines: a mount point may hold a carriage return
-        before, separator, behind = line.partition(b" - ")
-        left, right = before.split(b" "), behind.split(b" ")
-        if separator and len(left) > 4 and len(right) > 1 and left[0].isdigit():
-            mounts.append(Mount(int(left[0]), _unescape(left[4]), right[0], _unescape(right[1])))
-    return mounts
+    # No splitlines: a mount point may hold a carriage return.
+    return [mount for line in text.split(b"\n") if (mount := _parse_line(line)) is not None]
+
+
+def _parse_line(line: bytes) -> Mount | None:
+    before, separator, behind = line.partition(b" - ")
+    left, right = before.split(b" "), behind.split(b" ")
+    if not separator or len(left) < 6 or len(right) < 3 or not (left[0].isdigit() and left[1].isdigit()):
+        return None
+    mount_id, parent_id, device, root, mountpoint, options = left[:6]  # optional fields follow
+    fstype, source, super_options = right[:3]
+    return Mount(
+        mount_id=int(mount_id),
+        mountpoint=_unescape(mountpoint),
+        fstype=fstype,
+        source=_unescape(source),
+        parent_id=int(parent_id),
+        root=_unescape(root),
+        options=_parse_options(options),
+        super_options=_parse_options(super_options),
+        device=device.decode("ascii", "replace"),
+    )
 
 
 def mount_on(mountpoint: bytes) -> Mount | None:
@@ -48,9 +78,14 @@ def mount_with(mount_id: int) -> Mount | None:
 
 
 def _read() -> list[Mount]:
-    with open("/proc/self/mountinfo", "rb") as file:
+    with open(PATH, "rb") as file:
         return parse(file.read())
 
 
+def _parse_options(field: bytes) -> frozenset[bytes]:
+    options = frozenset(field.split(b","))
+    return options if b"\\" not in field else frozenset(map(_unescape, options))
+
+
 def _unescape(field: bytes) -> bytes:
-    return _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field)
+    return field if b"\\" not in field else _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field)

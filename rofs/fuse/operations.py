@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, MutableSequence, Sequence
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, cast
 
 import pyfuse3
@@ -21,6 +21,8 @@ from rofs.errors import CorruptionError, ImageError, ReadError
 from rofs.fuse.errnos import errno_of, name_of
 from rofs.fuse.flags import flag_names, wants_write
 from rofs.fuse.messages import Attempt, FaultReport, InternalReport, Report
+from rofs.fuse.pusher import Pusher
+from rofs.fuse.shared import Number
 from rofs.vfs import ReadOnlyFilesystem
 
 # The image cannot change, so neither can an answer. For a root filesystem this is correctness: while
@@ -29,6 +31,14 @@ FOREVER_SECONDS: Final = 10 * 365 * 86400
 _ROOT: Final = 1
 _NID_OFFSET: Final = 2  # node id 1 is the root, 0 is none
 _NAME_MAX_BYTES = 255
+_SELF_AND_PARENT = frozenset({b".", b".."})
+_TRUSTED = b"trusted."
+# What the kernel's EROFS has; it passes names of any other kind on to FUSE, too.
+_XATTR_NAMESPACES = (b"user.", _TRUSTED, b"security.", b"system.posix_acl_")
+_CODE_BITS = 12
+_CODE_MASK = (1 << _CODE_BITS) - 1
+_NUMBER_MASK = (1 << 64) - 1
+_REQUESTS, _BUSY = int(Number.REQUESTS), int(Number.BUSY)  # plain, as they are used in each request
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -53,17 +63,24 @@ def _handler(
 
     Anything else that left a handler would end `pyfuse3.main` and with it the filesystem.
     """
+    name = function.__name__
+    code = hash(name) & _CODE_MASK | 1  # never 0; the same in all workers, which one process has forked
+    is_about_inode = name not in {"forget", "statfs"}
 
     @functools.wraps(function)
     async def handler(self: _S, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        inode = cast("int", args[0]) if is_about_inode else 0
+        self.numbers[_BUSY] = (inode << _CODE_BITS) + code & _NUMBER_MASK
         try:
             return function(self, *args, **kwargs)
         except FUSEError:
             raise
         except Exception as error:  # the catch-all is the point
-            raise FUSEError(self.explain(function.__name__, args, error)) from error
+            raise FUSEError(self.explain(name, args, error)) from error
         finally:
             self.count()
+            self._count_request()
+            self.numbers[_BUSY] = 0
 
     return cast("Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]", handler)
 
@@ -74,7 +91,11 @@ class Operations(pyfuse3.Operations):
     Args:
         filesystem: What is served.
         report: Tells the supervisor; returns when it has recorded the report, or after a moment.
-        count: Called after each request, to update shared counters.
+        numbers: Of the worker's slot, by `Number`: what it is busy with, how much it has done.
+        count: Called after each request, to count what only the caller knows of.
+        xattrs: Whether any file has an extended attribute; if not, the kernel is told to ask for lists no more.
+        pusher: Puts files into the page cache when they are opened.
+        out_of_memory: Told of a request for which memory did not suffice; may end the process.
     """
 
     supports_dot_lookup = True
@@ -83,14 +104,27 @@ class Operations(pyfuse3.Operations):
         self,
         filesystem: ReadOnlyFilesystem,
         report: Callable[[Report], None],
+        numbers: MutableSequence[int] | memoryview,
+        *,
         count: Callable[[], None] = lambda: None,
+        xattrs: bool = True,
+        pusher: Pusher | None = None,
+        out_of_memory: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self._filesystem = filesystem
         self._report = report
+        self.numbers = numbers
+        self._has_xattrs = xattrs
         self.count = count
+        self._pusher = pusher
+        self._out_of_memory = out_of_memory
         self._root_nid = filesystem.root_nid
         self._block_size = filesystem.statfs().block_size
+
+    def _count_request(self) -> None:
+        # Another worker that was taken over may have written anything there: it must not raise.
+        self.numbers[_REQUESTS] = self.numbers[_REQUESTS] + 1 & _NUMBER_MASK
 
     # Node ids
 
@@ -110,6 +144,8 @@ class Operations(pyfuse3.Operations):
             args: Its arguments; the first is a node id or a file handle, which is one.
             error: What it raised.
         """
+        if isinstance(error, MemoryError):
+            self._out_of_memory()
         number = errno_of(error)
         nid = self._nid(args[0]) if args and isinstance(args[0], int) else None
         if isinstance(error, CorruptionError | ReadError) and error.fault is not None:
@@ -143,6 +179,8 @@ class Operations(pyfuse3.Operations):
         """Find a name; that there is none is an answer the kernel may keep, too."""
         if name == b".":  # of a file, too: how the kernel finds an inode again by its handle
             return self._attributes(self._nid(parent_inode))
+        if len(name) > _NAME_MAX_BYTES:
+            raise FUSEError(errno.ENAMETOOLONG)
         nid = self._filesystem.lookup(self._nid(parent_inode), name)
         if nid is not None:
             return self._attributes(nid)
@@ -158,7 +196,9 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """Nothing is remembered that could be forgotten."""
+        """Nothing is remembered here that could be forgotten; what the kernel has in its page cache is."""
+        if self._pusher is not None:
+            self._pusher.forgotten(inode for inode, _ in inode_list)
 
     @_handler
     def readlink(self, inode: int, ctx: Context) -> bytes:  # noqa: ARG002
@@ -170,16 +210,20 @@ class Operations(pyfuse3.Operations):
         """Open for reading; refuse whatever could lead to a write."""
         if wants_write(flags):
             self._refuse("open", ctx, inode, flags=flag_names(flags))
+        if self._pusher is not None:
+            self._pusher.opened(inode, self._nid(inode))
         return pyfuse3.FileInfo(fh=inode, keep_cache=True)
 
     @_handler
     def read(self, fh: int, off: int, size: int) -> bytes:
         """Verified content."""
+        if self._pusher is not None:
+            self._pusher.was_read(fh)
         return self._filesystem.read(self._nid(fh), off, size)
 
-    @_handler
-    def release(self, fh: int) -> None:
-        """File handles hold nothing."""
+    async def release(self, fh: int) -> None:  # noqa: ARG002
+        """File handles hold nothing. No `_handler`, since it is half of all requests and cannot fail."""
+        self._count_request()
 
     @_handler
     def flush(self, fh: int) -> None:  # noqa: ARG002
@@ -199,7 +243,12 @@ class Operations(pyfuse3.Operations):
     def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries with attributes, as many as fit; `start_id` is an entry's `next_offset`."""
         for entry in self._filesystem.readdir(self._nid(fh), start_id):
-            attributes = self._listed_attributes(entry.nid)
+            if entry.name in _SELF_AND_PARENT:  # whose attributes the kernel does not take from a listing
+                attributes = pyfuse3.EntryAttributes()
+                attributes.st_ino = self._inode(entry.nid)
+                attributes.st_mode = entry.file_type
+            else:
+                attributes = self._listed_attributes(entry.nid)
             if not pyfuse3.readdir_reply(token, entry.name, attributes, entry.next_offset):
                 return
 
@@ -214,9 +263,9 @@ class Operations(pyfuse3.Operations):
             self.explain("readdir", (self._inode(nid),), error)
             return pyfuse3.EntryAttributes()
 
-    @_handler
-    def releasedir(self, fh: int) -> None:
+    async def releasedir(self, fh: int) -> None:  # noqa: ARG002
         """Directory handles hold nothing."""
+        self._count_request()
 
     @_handler
     def fsyncdir(self, fh: int, datasync: bool) -> None:  # noqa: FBT001
@@ -236,16 +285,23 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:  # noqa: ARG002
-        """Value of an extended attribute."""
+        """Value of an extended attribute.
+
+        Never ENOSYS: pyfuse3 also calls this for setxattr(2) with XATTR_CREATE or XATTR_REPLACE, and passes the
+        answer on; the kernel would take it for SETXATTR's, and refuse by itself, unseen, from then on.
+        """
         value = self._filesystem.getxattr(self._nid(inode), name)
         if value is None:
-            raise FUSEError(pyfuse3.ENOATTR)
+            raise FUSEError(pyfuse3.ENOATTR if name.startswith(_XATTR_NAMESPACES) else errno.EOPNOTSUPP)
         return value
 
     @_handler
-    def listxattr(self, inode: int, ctx: Context) -> list[bytes]:  # noqa: ARG002
-        """Names of the extended attributes."""
-        return self._filesystem.listxattr(self._nid(inode))
+    def listxattr(self, inode: int, ctx: Context) -> list[bytes]:
+        """Names of the extended attributes; those of `trusted.` are for root alone, as their values are."""
+        if not self._has_xattrs:
+            raise FUSEError(errno.ENOSYS)  # once, and the kernel asks no more
+        names = self._filesystem.listxattr(self._nid(inode))
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(_TRUSTED)]
 
     @_handler
     def access(self, inode: int, mode: int, ctx: Context) -> bool:  # noqa: ARG002

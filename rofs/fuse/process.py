@@ -8,40 +8,62 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import resource
 import secrets
 import select
 import signal
+import struct
+import time
 import traceback
 from collections.abc import Callable, Iterable
 
 # A range of ids that systemd's "Users, Groups, UIDs and GIDs" leaves unused: nobody has such a process.
 _FIRST_ID = 0x70000000
 _IDS = 0x0FFFFFFE
+# What a worker may have of data memory, its caches and what it inherits included: about twice what it needs
+# at most. Beyond this the worker is out of memory, not the machine.
+WORKER_MEMORY_BYTES = 256 << 20
+_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+_CAPABILITY_SETS_BYTES = 24  # effective, permitted, inheritable; twice 32 bits each
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _MAX_FAILURE_BYTES = 4096
+_KILLED_SECONDS = 2.0
+_MEANINGS = {int(signal.SIGSYS): ", SIGSYS: it made a system call that only somebody who had taken it over would make"}
+_AGAIN_SECONDS = 0.02
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Child:
     """A child process that has not been waited for.
 
-    Attributes:
+    Args:
         pid: Its process id.
         name: What it is, for messages.
+        failure_fd: Where it says why it fails.
+
+    Attributes:
+        status: Of its exit, once it has ended; minus a signal's number when that killed it.
     """
 
     def __init__(self, pid: int, name: str, failure_fd: int) -> None:
         self.pid = pid
         self.name = name
-        self._pidfd = os.pidfd_open(pid)
-        self._failure_fd = failure_fd
+        self.failure_fd = failure_fd
+        self.status = 0
+        self.pidfd = os.pidfd_open(pid)
 
     def has_ended(self) -> bool:
         """Whether `end` would return at once."""
-        return bool(select.select([self._pidfd], [], [], 0)[0])
+        return self.ends_within(0)
+
+    def kill(self) -> None:
+        """Kill it; `end` is still to be called."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def end(self, patience_seconds: float = 0) -> str | None:
         """Wait for it, kill it when it takes too long, and let go of it; call it once.
@@ -49,18 +71,48 @@ class Child:
         Returns:
             None when it ended as it should, else what it said of its failure, or its exit status.
         """
-        if not select.select([self._pidfd], [], [], patience_seconds)[0]:
+        if not self.ends_within(patience_seconds):
             os.kill(self.pid, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        os.close(self._pidfd)
-        with os.fdopen(self._failure_fd, "rb") as pipe:
-            said = pipe.read(_MAX_FAILURE_BYTES).decode("utf-8", "replace")
+            if not self.ends_within(_KILLED_SECONDS):  # it sleeps in the kernel and dies when that wakes it
+                self._let_go()
+                return "killed, but still asleep in the kernel"
+        code = self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        said = os.read(self.failure_fd, _MAX_FAILURE_BYTES).decode("utf-8", "replace")
+        self._let_go()
         if not code:
             return None
-        return said or (f"killed by signal {-code}" if code < 0 else f"exit status {code}")
+        return said or (f"killed by signal {-code}{_MEANINGS.get(-code, '')}" if code < 0 else f"exit status {code}")
+
+    def ask(self, number: signal.Signals, patience_seconds: float) -> bool:
+        """Send a signal again and again until it has ended: one may come where it interrupts nothing.
+
+        Returns:
+            Whether it ended in time; `end` is still to be called.
+        """
+        deadline = time.monotonic() + patience_seconds
+        while not self.ends_within(_AGAIN_SECONDS):
+            if time.monotonic() > deadline:
+                return False
+            signal.pidfd_send_signal(self.pidfd, number)
+        return True
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait at most that long for its end; whether it has come."""
+        return bool(select.select([self.pidfd], [], [], seconds)[0])
+
+    def _let_go(self) -> None:
+        os.close(self.pidfd)
+        os.close(self.failure_fd)
 
 
-def fork(main: Callable[[], None], *, name: str, keep: Iterable[int], unprivileged: bool) -> Child:
+def fork(
+    main: Callable[[], None],
+    *,
+    name: str,
+    keep: Iterable[int],
+    unprivileged: bool,
+    memory_bytes: int | None = None,
+) -> Child:
     """Run `main` in a child process.
 
     The child ignores SIGINT, SIGTERM and SIGHUP: the keeper alone decides when a mount ends. An
@@ -71,15 +123,23 @@ def fork(main: Callable[[], None], *, name: str, keep: Iterable[int], unprivileg
         name: What it is, for messages.
         keep: Descriptors that the child needs besides 0 to 2; all others are closed.
         unprivileged: Whether it gives up all privileges; see `drop_privileges`.
+        memory_bytes: The most data memory it may have, what it inherits included; None for no limit.
     """
     parent = os.getpid()
     reading, writing = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
     if pid:
         os.close(writing)
         return Child(pid, name, reading)
     status = 1
     try:
+        if memory_bytes is not None:
+            _limit_memory(memory_bytes)
         _prepare(parent, {0, 1, 2, writing, *keep}, unprivileged=unprivileged)
         main()
         status = 0
@@ -104,10 +164,18 @@ def _prepare(parent: int, keep: set[int], *, unprivileged: bool) -> None:
             raise ProcessLookupError("the parent process is gone")
 
 
+def _limit_memory(size: int) -> None:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 def _described(error: BaseException) -> str:
     """An error nobody foresaw, in one line with its place: there may be no stderr to print a traceback on."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    while isinstance(error, BaseExceptionGroup):  # says nothing itself
+        error = error.exceptions[0]
+    frames = list(traceback.walk_tb(error.__traceback__))  # extract_tb reads source files
+    place = f" ({os.path.basename(frames[-1][0].f_code.co_filename)}:{frames[-1][1]})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"[: _MAX_FAILURE_BYTES // 4]
 
 
@@ -123,11 +191,29 @@ def drop_privileges() -> None:
     if os.geteuid() == 0:
         for capability in range(_last_capability() + 1):
             _prctl(_PR_CAPBSET_DROP, capability)
-        os.setgroups([])
-        number = _FIRST_ID + secrets.randbelow(_IDS)
-        os.setresgid(number, number, number)
-        os.setresuid(number, number, number)
+        _change_user()
+        _drop_capabilities()  # gone already, unless the user could not be changed
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _change_user() -> None:
+    """In a user namespace ids that are not mapped cannot be taken: then it stays who it is there."""
+    number = _FIRST_ID + secrets.randbelow(_IDS)
+    try:
+        os.setresgid(number, number, number)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return
+    os.setgroups([])
+    os.setresuid(number, number, number)
+
+
+def _drop_capabilities() -> None:
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    if _libc.capset(header, bytes(_CAPABILITY_SETS_BYTES)):
+        number = ctypes.get_errno()
+        raise OSError(number, f"capset: {os.strerror(number)}")
 
 
 def _last_capability() -> int:

@@ -1,81 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes events of what a worker reports: who did it, where, into the audit log, acknowledged.
+"""Makes events of what workers report: who did it, where, into the audit log, acknowledged.
 
-A report is first completed from /proc, at once, while the caller still waits in its system call; then
-its paths are looked up, it is written, and acknowledged. If paths take long the acknowledgement comes
-before: the worker must go on waiting for the next caller to be identified. A slow resolver delays
-records, a slow disk nothing. It does not talk to the keeper or to users (`supervisor` does), and does
-not read the image: the resolver does, without privileges, and what it says is checked.
+A report is first completed from /proc, at once, while the caller still waits in its system call, or only
+counted when it is one of a flood (`floodgate` decides); then its paths are looked up, it is written, and
+acknowledged. If paths take long the acknowledgement comes before: the worker must go on waiting for the next
+caller to be identified. A slow resolver delays records, a slow disk nothing. It does not talk to the keeper
+or to users (`supervisor` does), and does not read the image: the resolver does, without privileges, and what
+it says is checked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import trio
 
-from rofs.audit.identity import identify
 from rofs.audit.log import AuditLog
 from rofs.errors import FormatError
 from rofs.fuse import events
+from rofs.fuse.floodgate import Floodgate, Record, kind_of
 from rofs.fuse.messages import (
     MAX_MESSAGE_BYTES,
     Attempt,
-    Delivery,
     FaultReport,
-    InternalReport,
     PathsAnswer,
     PathsQuestion,
     Report,
     parse_report,
 )
 from rofs.fuse.reporter import ACK_SECONDS, acknowledgement
+from rofs.fuse.shared import MAX_SLOTS, Number, SharedState, Total
 
-# Reports waiting for their paths. Each is a few hundred bytes; beyond this they are counted as dropped.
+# Reports waiting for their paths. Each is a few hundred bytes; beyond this they wait in their sockets.
 _MAX_WAITING_REPORTS = 10_000
+# A worker that was taken over could claim any number.
+_MAX_LOST_AT_ONCE = 1 << 40
 # The first question builds the index; a very large image takes a while.
 _RESOLVER_SECONDS = 30.0
 _PATIENCE_SECONDS = ACK_SECONDS / 2  # for the record, before the worker is let go without
 _SYNC_SECONDS = 0.5
 _FAILED_SYNC_SECONDS = 5.0  # until it is tried again
+_WINDOW_SECONDS = 0.25  # how often is looked whether a count is due, while anything is counted
+
+
+class _Slot:
+    """A worker slot as this process sees it.
+
+    Attributes:
+        numbers: Its shared numbers.
+        last: Number of the last report that was taken or counted as lost; a gap behind it is a loss.
+        pending: Reports that were taken and are not recorded yet.
+        turn: Held by who takes its reports: a successor's wait for what its predecessor has sent.
+    """
+
+    def __init__(self, numbers: memoryview) -> None:
+        self.numbers = numbers
+        self.last = numbers[Number.ACCOUNTED]
+        self.pending = 0
+        self.turn = trio.Lock()
+
+    @property
+    def unaccounted(self) -> int:
+        """How many reports are neither recorded nor counted as lost."""
+        return self.pending + max(0, self.numbers[Number.REPORTED] - self.last)
+
+    def account(self, recorded: int) -> None:
+        """Tell a successor how far it need not look, when this report and those before it are recorded."""
+        self.numbers[Number.ACCOUNTED] = recorded if self.pending else self.last
+
+    def pass_to(self, number: int) -> None:
+        """This report and those before it are taken care of, without being recorded here."""
+        before, self.last = self.numbers[Number.ACCOUNTED], max(self.last, number)
+        self.account(before)
 
 
 @dataclass(slots=True)
 class _Received:
-    report: Report
-    number: int
-    who: Mapping[str, int | str]
+    """A record on its way to the log; of a worker's report, unless it stands for repeats."""
+
+    record: Record
+    number: int = 0
+    slot: _Slot | None = None
+    worker: socket.socket | None = None
     acknowledged: bool = False
 
 
 class Recorder:
-    """Writes the events of a mount: those that a worker reports, and those it is told.
+    """Writes the events of a mount: those that its workers report, and those it is told.
+
+    Every report has a number, in memory that workers and supervisors share; one that was neither
+    recorded nor counted as lost by a supervisor is found by its successor.
 
     Args:
         log: Nobody else writes to it meanwhile.
-        worker: Where reports come from and acknowledgements go.
-        resolver: Who knows the paths.
+        shared: The memory of the mount; counts of what was recorded go there.
         proc_fd: An open directory descriptor of /proc; None when it shows other processes than ours.
-
-    Attributes:
-        counts: Blocked writes and corruptions so far, recorded or dropped by the log, by key of the status.
+        gate: What keeps floods out of the log; None for the usual limits.
     """
 
-    def __init__(self, log: AuditLog, worker: socket.socket, resolver: socket.socket, *, proc_fd: int | None) -> None:
-        self.counts = {"blocked_writes": 0, "corruption": 0}
+    def __init__(
+        self, log: AuditLog, shared: SharedState, *, proc_fd: int | None, gate: Floodgate | None = None
+    ) -> None:
         self._log = log
-        self._worker = worker
-        self._reports = trio.socket.from_stdlib_socket(worker)
-        self._resolver = _ResolverLink(trio.socket.from_stdlib_socket(resolver), self._resolver_failed)
+        self._shared = shared
+        self._gate = gate or Floodgate(proc_fd=proc_fd)
+        self._flooded = trio.Event()
+        self._resolver = _ResolverLink(self._resolver_failed)
         self._proc_fd = proc_fd
         self._unsynced = trio.Event()
         self._send, self._receive = trio.open_memory_channel[_Received](_MAX_WAITING_REPORTS)
-        self._recording = 0  # reports that were taken and are not recorded yet: one at most
-        self._overflowed = 0  # reports dropped since one was recorded
+        self._new_workers, self._workers = trio.open_memory_channel[tuple[_Slot, socket.socket]](math.inf)
+        self._slots = [_Slot(shared.slot(index)) for index in range(MAX_SLOTS)]
+        self._taking = trio.CancelScope()
+        self._recording = 0  # reports that were taken and are not recorded yet
+        self._drop(shared.get(Total.COUNTED), "the supervisor that had counted them as repeats is gone")
+        self._share_count()
 
     @property
     def can_identify(self) -> bool:
@@ -88,18 +131,51 @@ class Recorder:
         self._unsynced.set()
         return written
 
+    def add_worker(self, slot: int, connection: socket.socket) -> None:
+        """Take what a worker reports, from now until it ends.
+
+        Args:
+            slot: Where it counts.
+            connection: The other end of its `Reporter`'s; what is in it already counts.
+        """
+        self._new_workers.send_nowait((self._slots[slot], connection))
+
+    def set_resolver(self, connection: socket.socket) -> None:
+        """Ask this resolver from now on."""
+        self._resolver.connect(connection)
+
     async def run(self) -> None:
-        """Record what the worker reports until it is gone and everything is recorded."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._take_reports)
-            nursery.start_soon(self._record_reports)
+        """Record what the workers report until `end`, and they are gone, and everything is recorded."""
+        with contextlib.closing(self._resolver):
+            async with trio.open_nursery() as nursery, self._send:
+                nursery.start_soon(self._record_reports)
+                async with trio.open_nursery() as counting:
+                    counting.start_soon(self._record_counts)
+                    with self._taking:
+                        async with trio.open_nursery() as nursery_of_workers:
+                            async for slot, connection in self._workers:
+                                nursery_of_workers.start_soon(self._take_reports, slot, connection)
+                    counting.cancel_scope.cancel()
+                self._gate.close_all()
+                await self._send_ready()
+
+    def end(self) -> None:
+        """No more workers will come; those that there are go on reporting until they end."""
+        self._new_workers.close()
+
+    def stop(self) -> None:
+        """Take no more reports, though the workers live on: a successor will. What was taken is recorded."""
+        self._taking.cancel()
 
     def drop_rest(self) -> None:
-        """Count what is not recorded yet as dropped, after `run` was cancelled."""
-        waiting = self._receive.statistics().current_buffer_used
-        self._drop(self._recording + waiting + self._discard_unread(), "the mount ended before they were recorded")
-        self._recording = 0
-        self._drop_overflowed()
+        """Count what is not recorded yet as dropped, after `run` has ended or was cancelled."""
+        for slot in self._slots:
+            self._drop(slot.unaccounted, "the mount ended before they were recorded")
+            slot.pending = 0
+            slot.pass_to(slot.numbers[Number.REPORTED])
+        self._drop(self._gate.counted, "the mount ended before they were recorded")
+        self._gate.counted = 0
+        self._share_count()
 
     async def keep_durable(self) -> None:
         """Sync the log in the background, soon after each event, until cancelled."""
@@ -112,146 +188,223 @@ class Recorder:
                 self._unsynced.set()
                 await trio.sleep(_FAILED_SYNC_SECONDS)
 
-    # From the worker
+    # From the workers
 
-    async def _take_reports(self) -> None:
-        async with self._send:
-            while data := await self._next_report():
-                try:
-                    delivery = parse_report(data)
-                except FormatError as error:
-                    self.write("io_error", detail=str(error))
-                    continue
-                received = _Received(delivery.report, delivery.number, self._who(delivery))
-                self._drop(delivery.dropped, "the supervisor did not take them in time")
-                if self._recording:  # others are before it
-                    self._acknowledge(received)
-                try:
-                    self._send.send_nowait(received)
-                except trio.WouldBlock:
-                    self._overflowed += 1
+    async def _take_reports(self, slot: _Slot, worker: socket.socket) -> None:
+        with worker:
+            async with slot.turn:
+                # What died with the supervisor before is not in the socket any more, and not recorded.
+                reported = slot.numbers[Number.REPORTED]
+                while data := _waiting_report(worker):
+                    await self._take(slot, worker, data)
+                self._lose_up_to(slot, reported)
+                connection = trio.socket.from_stdlib_socket(worker)
+                while data := await _next_report(connection):
+                    await self._take(slot, worker, data)
+                # What it could not send is counted by its successor's turn, or in the end: a successor may
+                # count in the slot already.
 
-    def _who(self, delivery: Delivery) -> Mapping[str, int | str]:
-        """Who the caller is, if it was held in its system call all the time that we looked."""
-        report = delivery.report
-        if self._proc_fd is None or not isinstance(report, Attempt) or not report.tid:
-            return {}
-        who = identify(report.tid, proc_fd=self._proc_fd)
-        return who if time.monotonic_ns() <= delivery.held_until_ns else {}
-
-    def _acknowledge(self, received: _Received) -> None:
-        """Let the worker go on, once; never waited for: recording goes on whatever the worker does."""
-        if not received.acknowledged:
-            received.acknowledged = True
-            with contextlib.suppress(OSError):  # it is gone, or has so many unread that it waits for none
-                self._worker.send(acknowledgement(received.number), socket.MSG_DONTWAIT)
-
-    async def _next_report(self) -> bytes:
-        """The worker's next datagram, empty when there will be none."""
+    async def _take(self, slot: _Slot, worker: socket.socket, data: bytes) -> None:
         try:
-            return await self._reports.recv(MAX_MESSAGE_BYTES)
-        except ConnectionResetError:  # it ended with acknowledgements unread; said once, before what it sent last
-            return await self._reports.recv(MAX_MESSAGE_BYTES)
+            delivery = parse_report(data)
+        except FormatError as error:
+            if self._gate.admit_io_error():
+                self.write("io_error", detail=str(error))
+            self._flooded.set()
+            return
+        self._lose_up_to(slot, delivery.number - 1)
+        record = self._gate.admit(delivery, len(data))
+        self._flooded.set()
+        if record is None:
+            self._count(delivery.report)
+            slot.pass_to(delivery.number)
+            _acknowledge_number(worker, delivery.number)
+            return
+        slot.last = max(slot.last, delivery.number)
+        received = _Received(record, delivery.number, slot, worker)
+        if self._recording:  # others are before it
+            _acknowledge(received)
+        self._recording += 1
+        slot.pending += 1
+        try:
+            self._send.send_nowait(received)  # `send` would leave it when we are told to stop just now
+        except trio.WouldBlock:
+            await self._send.send(received)
 
-    def _discard_unread(self) -> int:
-        """How many events were still in the socket; a worker that goes on sending is not waited for."""
-        count = 0
-        for _ in range(_MAX_WAITING_REPORTS):
-            try:
-                data = self._worker.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
-            except ConnectionResetError:
-                continue
-            except OSError:
-                break
-            if not data:
-                break
-            count += 1
-            with contextlib.suppress(FormatError):
-                count += parse_report(data).dropped
-        return count
+    def _lose_up_to(self, slot: _Slot, number: int) -> None:
+        """Count the reports up to that number that did not come."""
+        if number > slot.last:
+            self._drop(number - slot.last, "the supervisor did not take them in time")
+            slot.pass_to(number)
+
+    # Floods
+
+    def _count(self, report: Report) -> None:
+        """A report was counted, and will be in the log with others."""
+        self._add_to_totals(report)
+        self._share_count()
+
+    def _share_count(self) -> None:
+        """What is counted here and not recorded is lost with this process: its successor is to know."""
+        self._shared.set(Total.COUNTED, self._gate.counted)
+
+    async def _record_counts(self) -> None:
+        """Record each count when its window closes, until cancelled."""
+        while True:
+            await self._flooded.wait()
+            while not self._gate.is_idle:
+                await trio.sleep(_WINDOW_SECONDS)
+                self._gate.close_windows()
+                await self._send_ready()
+                self._record_excess(all_of_it=False)
+            self._flooded = trio.Event()
+
+    async def _send_ready(self) -> None:
+        while self._gate.ready:
+            await self._send.send(_Received(self._gate.ready[0]))
+            self._gate.ready.popleft()
+
+    def _record_excess(self, *, all_of_it: bool) -> None:
+        for event, fields in self._gate.excess(all_of_it=all_of_it):
+            self.write(event, **fields)
+        self._share_count()
 
     # To the log
 
     async def _record_reports(self) -> None:
         async for received in self._receive:
-            self._recording = 1
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._acknowledge_before_long, received)
-                await self._record(received.report, received.who)
+                nursery.start_soon(_acknowledge_before_long, received)
+                await self._record(received.record)
                 nursery.cancel_scope.cancel()
-            self._recording = 0
-            self._drop_overflowed()
-            self._acknowledge(received)
+            if received.slot is not None:
+                self._recording -= 1
+                received.slot.pending -= 1
+                received.slot.account(received.number)
+            _acknowledge(received)
+        self._record_excess(all_of_it=True)
 
-    async def _acknowledge_before_long(self, received: _Received) -> None:
-        await trio.sleep(_PATIENCE_SECONDS)
-        self._acknowledge(received)
+    async def _record(self, record: Record) -> None:
+        event, fields = await self._event_of(record)
+        if not record.count:
+            self._add_to_totals(record.report)
+        before_bytes = self._log.written_bytes
+        details = [str(part["detail"]) for part in (fields, record.repeats) if part.get("detail")]
+        self.write(event, **{**fields, **record.repeats, "detail": "; ".join(details) or None})
+        self._gate.recorded(record, self._log.written_bytes - before_bytes)
+        self._share_count()
 
-    async def _record(self, report: Report, who: Mapping[str, int | str]) -> None:
+    async def _event_of(self, record: Record) -> tuple[str, Mapping[str, object]]:
+        report = record.report
         if isinstance(report, Attempt):
             paths = await self._paths(report.nid)
             same = report.nid2 is None or report.nid2 == report.nid
             new_paths = paths if same else await self._paths(report.nid2)
-            self.counts["blocked_writes"] += 1
-            self.write("write_blocked", **events.of_attempt(report, who, paths, new_paths))
-        elif isinstance(report, FaultReport):
+            return "write_blocked", events.of_attempt(report, record.who, paths, new_paths)
+        if isinstance(report, FaultReport):
             answer = await self._resolver.ask(PathsQuestion(report.nid, report.level, report.block))
-            event, fields = events.of_fault(report, answer)
-            self.counts["corruption"] += event == "corruption"
-            self.write(event, **fields)
-        else:
-            await self._record_internal(report)
+            return events.of_fault(report, answer)
+        return "io_error", events.of_internal(report, await self._paths(report.nid))
 
-    async def _record_internal(self, report: InternalReport) -> None:
-        self.write("io_error", **events.of_internal(report, await self._paths(report.nid)))
+    def _add_to_totals(self, report: Report) -> None:
+        event = kind_of(report).event
+        if event == "write_blocked":
+            self._shared.add(Total.BLOCKED_WRITES)
+        elif event == "corruption":
+            self._shared.add(Total.CORRUPTION)
 
     async def _paths(self, nid: int | None) -> tuple[str, ...]:
         return () if nid is None else (await self._resolver.ask(PathsQuestion(nid))).paths
 
     def _drop(self, count: int, why: str) -> None:
         if count:
-            self._log.drop(count, why)
+            self._log.drop(min(count, _MAX_LOST_AT_ONCE), why)
             self._unsynced.set()
-
-    def _drop_overflowed(self) -> None:
-        count, self._overflowed = self._overflowed, 0
-        self._drop(count, "too many waited to be recorded")
 
     def _resolver_failed(self, why: str) -> None:
         self.write("io_error", detail=f"resolver: {why}; events go on without paths")
 
 
-class _ResolverLink:
-    """Asks the resolver one question at a time; a resolver that fails once is not asked again."""
+def _acknowledge(received: _Received) -> None:
+    """Let the worker go on, once; never waited for: recording goes on whatever the worker does."""
+    if not received.acknowledged and received.worker is not None:
+        received.acknowledged = True
+        _acknowledge_number(received.worker, received.number)
 
-    def __init__(self, connection: trio.socket.SocketType, on_failure: Callable[[str], None]) -> None:
-        self._connection = connection
+
+def _acknowledge_number(worker: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # it is gone, or has so many unread that it waits for none
+        worker.send(acknowledgement(number), socket.MSG_DONTWAIT)
+
+
+async def _acknowledge_before_long(received: _Received) -> None:
+    await trio.sleep(_PATIENCE_SECONDS)
+    _acknowledge(received)
+
+
+async def _next_report(connection: trio.socket.SocketType) -> bytes:
+    """A worker's next datagram, empty when there will be none."""
+    try:
+        return await connection.recv(MAX_MESSAGE_BYTES)
+    except ConnectionResetError:  # it ended with acknowledgements unread; said once, before what it sent last
+        return await connection.recv(MAX_MESSAGE_BYTES)
+
+
+def _waiting_report(worker: socket.socket) -> bytes:
+    """A datagram that has come already, empty when there is none."""
+    try:
+        return worker.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+    except OSError:
+        return b""
+
+
+class _ResolverLink:
+    """Asks the resolver one question at a time; one that fails is not asked again, its successor is."""
+
+    def __init__(self, on_failure: Callable[[str], None]) -> None:
+        self._connection: trio.socket.SocketType | None = None
         self._on_failure = on_failure
         self._turn = trio.Lock()
-        self._failed = False
+
+    def connect(self, connection: socket.socket) -> None:
+        """Ask another resolver; who waits for the one before finds that it is gone."""
+        self.close()
+        self._connection = trio.socket.from_stdlib_socket(connection)
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     async def ask(self, question: PathsQuestion) -> PathsAnswer:
         """The answer; one without paths when there is none to be had."""
         async with self._turn:
-            if self._failed:
-                return PathsAnswer(())
-            self._failed = True  # unless the answer comes: a late one would be taken for the next
-            why = f"no answer within {_RESOLVER_SECONDS:g} s"
-            try:
-                with trio.move_on_after(_RESOLVER_SECONDS):
-                    answer = await self._exchange(question)
-                    self._failed = False
-                    return answer
-            except OSError as error:
-                why = error.strerror or str(error)
-            except FormatError as error:
-                why = str(error)
-            self._on_failure(why)
+            while (connection := self._connection) is not None:
+                why = f"no answer within {_RESOLVER_SECONDS:g} s"
+                try:
+                    with trio.move_on_after(_RESOLVER_SECONDS):
+                        return await _exchange(connection, question)
+                except trio.ClosedResourceError:
+                    continue  # it was replaced meanwhile
+                except OSError as error:
+                    why = error.strerror or str(error)
+                except FormatError as error:
+                    why = str(error)
+                self._give_up(connection, why)
             return PathsAnswer(())
 
-    async def _exchange(self, question: PathsQuestion) -> PathsAnswer:
-        await self._connection.send(question.pack())
-        data = await self._connection.recv(MAX_MESSAGE_BYTES)
-        if not data:
-            raise BrokenPipeError("its process is gone")
-        return PathsAnswer.parse(data)
+    def _give_up(self, connection: trio.socket.SocketType, why: str) -> None:
+        """A late answer would be taken for that to the next question."""
+        if connection is self._connection:
+            self._connection = None
+        connection.close()
+        self._on_failure(why)
+
+
+async def _exchange(connection: trio.socket.SocketType, question: PathsQuestion) -> PathsAnswer:
+    await connection.send(question.pack())
+    data = await connection.recv(MAX_MESSAGE_BYTES)
+    if not data:
+        raise BrokenPipeError("its process is gone")
+    return PathsAnswer.parse(data)

@@ -3,7 +3,8 @@
 
 Taken means that the supervisor knows who the caller is, and has recorded the report unless that takes
 longer than a moment. Blocking on purpose: handlers never await. A supervisor that is slow costs one
-request 100 ms, then nobody waits for it until it answers again; what cannot even be sent is counted and told later.
+request 100 ms, then nobody waits for it until it answers again. Reports are numbered in memory that the
+supervisor shares, so that it finds out about those that could not be sent, or died with it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 
 from rofs.fuse.messages import Report, pack_report
+from rofs.fuse.shared import Number
 
 ACK_SECONDS = 0.1
+_MASK = (1 << 64) - 1
 _ACK = struct.Struct("<Q")
 _TIMEVAL = struct.Struct("@ll")
 
@@ -25,14 +28,19 @@ class Reporter:
 
     Args:
         connection: Blocking; its timeouts are set here.
+        numbers: Of this worker's slot, by `Number`; what was reported there before is gone on from.
         clock: Seconds, monotonic.
     """
 
-    def __init__(self, connection: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        numbers: MutableSequence[int] | memoryview,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._connection = connection
+        self._numbers = numbers
         self._clock = clock
-        self._number = 0
-        self._dropped = 0
         self._last_sent = 0
         self._waiting = True  # whether the supervisor answered last time
         self._limit(socket.SO_SNDTIMEO, ACK_SECONDS)  # sending comes first, so it may use up all of it
@@ -40,24 +48,20 @@ class Reporter:
     def report(self, report: Report) -> None:
         """Send a report and wait until it is taken, at most `ACK_SECONDS` for both."""
         deadline = self._clock() + ACK_SECONDS
-        self._number += 1
+        number = self._numbers[Number.REPORTED] + 1 & _MASK  # another worker may have written anything there
         self._drain()
-        flags = 0 if self._waiting else socket.MSG_DONTWAIT
-        try:
-            self._connection.send(self._packed(report, deadline), flags)
-        except OSError:  # full, or nobody is there
-            self._dropped += 1
-            self._waiting = False
-            return
-        self._dropped = 0
-        self._last_sent = self._number
-        if self._waiting:
-            self._waiting = self._receive_until(self._number, deadline)
-
-    def _packed(self, report: Report, deadline: float) -> bytes:
         # Who is not waited for may be long gone, or another program, when the supervisor looks.
         held_until_ns = int(deadline * 1e9) if self._waiting else 0
-        return pack_report(report, number=self._number, dropped=self._dropped, held_until_ns=held_until_ns)
+        flags = 0 if self._waiting else socket.MSG_DONTWAIT
+        try:
+            self._connection.send(pack_report(report, number=number, held_until_ns=held_until_ns), flags)
+            self._last_sent = number
+        except OSError:  # full, or nobody is there
+            self._waiting = False
+        # After it was sent: if we die between, the next report has the same number and none seems lost.
+        self._numbers[Number.REPORTED] = number
+        if self._waiting:
+            self._waiting = self._receive_until(number, deadline)
 
     def _drain(self) -> None:
         """Take acknowledgements that came late: who has caught up is worth waiting for again."""

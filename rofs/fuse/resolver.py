@@ -7,6 +7,7 @@ may take its time, which a worker must not. It dies with the mount and holds no 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 from rofs.audit.event import escape_path
@@ -19,8 +20,9 @@ from rofs.image.paths import MAX_PATHS, ReverseIndex
 def serve(connection: socket.socket, image: VerifiedImage) -> None:
     """Answer questions until the supervisor is gone."""
     resolver = Resolver(image)
-    while data := connection.recv(MAX_MESSAGE_BYTES):
-        connection.send(resolver.answer(PathsQuestion.parse(data)).pack())
+    with contextlib.suppress(ConnectionError):  # it died with an answer unread, or before one
+        while data := connection.recv(MAX_MESSAGE_BYTES):
+            connection.send(resolver.answer(PathsQuestion.parse(data)).pack())
 
 
 class Resolver:

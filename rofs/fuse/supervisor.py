@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor process: records the life of a mount, follows its keeper, answers the control socket.
 
-It keeps the privileges that reading /proc needs and so parses nothing of the image: the worker and the
+It keeps the privileges that reading /proc needs and so parses nothing of the image: the workers and the
 resolver do, and what they say is checked. What becomes of a worker's report is `recorder`'s business.
+It may die: what it must not forget is in the shared memory and in the log, and the keeper starts another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import trio
 
+from rofs import __version__
 from rofs.audit.event import escape_path
 from rofs.audit.log import AuditLog
-from rofs.fuse import control_server
-from rofs.fuse.counters import Counters
+from rofs.fuse import confine, control_server, tamper
 from rofs.fuse.link import Link
+from rofs.fuse.process import WORKER_MEMORY_BYTES
 from rofs.fuse.recorder import Recorder
+from rofs.fuse.shared import MAX_SLOTS, Number, SharedState, Total
 from rofs.image.open import ImageFacts
 
 _LAST_RECORDS_SECONDS = 10.0
+_RETIRE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +42,11 @@ class Supervised:
         facts: What is mounted and why it is trusted.
         log_path: Of the audit log.
         runtime_directory: Where the control socket goes.
-        counters: Shared with the worker.
+        mode: `audit` or `sealed`.
+        shared: The memory of the mount.
         keeper: Pid of the keeper.
+        stored: Whether somebody keeps the mount for the case that its keeper dies.
+        mount_id: Of the mount that it is in the place of another supervisor for; None for the first.
     """
 
     mountpoint: bytes
@@ -45,12 +54,15 @@ class Supervised:
     facts: ImageFacts
     log_path: bytes
     runtime_directory: str
-    counters: Counters
+    mode: str
+    shared: SharedState
     keeper: int
+    mount_id: int | None = None
+    stored: bool = False
 
 
-def serve(setup: Supervised, keeper: socket.socket, worker: socket.socket, resolver: socket.socket) -> None:
-    """Run until the keeper says that the mount has ended, or is gone itself.
+def serve(setup: Supervised, keeper: socket.socket) -> None:
+    """Run until the keeper says that the mount has ended, or is gone itself, or another one takes over.
 
     Raises:
         RofsError: The log or the control socket cannot be opened; nothing was started.
@@ -59,10 +71,11 @@ def serve(setup: Supervised, keeper: socket.socket, worker: socket.socket, resol
     identity = setup.facts.identity
     image = {"name": identity.name, "version": identity.version, "root_hash": setup.facts.root_hash}
     with AuditLog(setup.log_path, mount=escape_path(setup.mountpoint), image=image, boot_id=_boot_id()) as log:
-        recorder = Recorder(log, worker, resolver, proc_fd=proc_fd)
+        recorder = Recorder(log, setup.shared, proc_fd=proc_fd)
         supervisor = _Supervisor(setup, log, recorder, Link(trio.socket.from_stdlib_socket(keeper)))
-        with control_server.listening(setup.runtime_directory) as listener:
-            trio.run(supervisor.run, listener)
+        with control_server.listening(setup.runtime_directory) as listening:
+            trio.run(supervisor.run, listening.socket)
+            listening.stays = supervisor.retired
         log.sync()
 
 
@@ -89,10 +102,13 @@ class _Supervisor:
         self._log = log
         self._recorder = recorder
         self._keeper = keeper
-        self._worker_pids: list[int] = []
+        self._workers: list[tuple[int, int]] = []  # pid and slot
         self._ended = trio.Event()
         self._end_reason = ""
-        self._mount_recorded = False
+        self._mount_recorded = setup.mount_id is not None
+        self._watched = trio.Event()
+        self._mount_id = setup.mount_id
+        self.retired = False
 
     async def run(self, listener: socket.socket) -> None:
         async with trio.open_nursery() as background:
@@ -101,32 +117,65 @@ class _Supervisor:
             async with trio.open_nursery() as serving:
                 serving.start_soon(control_server.serve, listener, self._answer, self._ended)
                 serving.start_soon(self._recorder.run)
+                background.start_soon(self._watch_mounts)
                 await self._keeper.send({"ready": True})
                 await self._ended.wait()
-                # The worker's end closes with it, so this takes longer only when paths do.
-                serving.cancel_scope.deadline = trio.current_time() + _LAST_RECORDS_SECONDS
-            self._recorder.drop_rest()
-            if self._mount_recorded:
-                self._recorder.write("umount", detail=self._end_reason)
+                # The workers' ends close with them, so this takes longer only when paths do.
+                seconds = _RETIRE_SECONDS if self.retired else _LAST_RECORDS_SECONDS
+                serving.cancel_scope.deadline = trio.current_time() + seconds
+            if not self.retired:
+                self._recorder.drop_rest()
+                if self._mount_recorded:
+                    self._recorder.write("umount", detail=self._end_reason)
             background.cancel_scope.cancel()
+
+    async def _watch_mounts(self) -> None:
+        if self._mount_id is None:
+            await self._watched.wait()
+        if self._mount_id is not None:
+            await tamper.watch(self._mount_id, self._on_tampering)
+
+    def _on_tampering(self, tampering: tamper.Tampering) -> None:
+        path = escape_path(tampering.path)
+        self._recorder.write("tamper", path=path, status=tampering.status, detail=tampering.detail)
 
     # The keeper
 
     async def _on_keeper_message(self, message: Mapping[str, Any]) -> None:
         if "mounted" in message:
             self._mount_recorded = self._record_mount()
+            self._mount_id = message["mounted"]
+            self._watched.set()
             await self._keeper.send({"recorded": self._mount_recorded, "error": self._log.last_error})
+        elif "worker" in message:
+            self._recorder.add_worker(message["worker"], socket.socket(fileno=message["fd"]))
+        elif "resolver" in message:
+            self._recorder.set_resolver(socket.socket(fileno=message["fd"]))
         elif "serving" in message:
-            self._worker_pids = list(message["serving"])
+            self._workers = [(pid, slot) for pid, slot in message["serving"]]
         elif "worker_exit" in message:
             self._recorder.write("worker_exit", **message["worker_exit"])  # `detail` is "PROCESS: what"
+            with contextlib.suppress(OSError):
+                await self._keeper.send({"exit_recorded": message["worker_exit"]})
+        elif "took_over" in message:
+            detail = f"{message['took_over']}, rofs {__version__}"
+            self._recorder.write("mount", status="takeover", detail=detail, pid=self._setup.keeper)
+        elif "retire" in message:
+            self.retired = True
+            self._recorder.stop()
+            self._ended.set()
         elif "end" in message:
+            self._recorder.end()
             self._end(message["end"])
 
     async def _keeper_is_gone(self) -> None:
         """Nothing can be served without the keeper; say so while somebody can."""
-        self._recorder.write("worker_exit", detail="keeper: ended unexpectedly", pid=self._setup.keeper)
-        self._end("the keeper process is gone")
+        if not self.retired:
+            self._recorder.write("worker_exit", detail="keeper: ended unexpectedly", pid=self._setup.keeper)
+            self._recorder.end()
+            if self._setup.stored:  # another keeper goes on with it
+                self._mount_recorded, self.retired = False, True
+            self._end("the keeper process is gone")
 
     def _end(self, reason: str) -> None:
         self._end_reason = reason
@@ -138,6 +187,7 @@ class _Supervisor:
         by = f"{accepted}: {facts.signer} ({facts.signer_fingerprint})" if facts.signer else accepted
         if not self._recorder.can_identify:
             by += "; /proc is that of another pid namespace, so events will not name processes"
+        by = "; ".join((by, *confine.support().lacks))
         image_path = escape_path(self._setup.image_path)
         return self._recorder.write("trust", status=accepted, detail=by) and self._recorder.write(
             "mount", detail=image_path, pid=self._setup.keeper
@@ -145,17 +195,19 @@ class _Supervisor:
 
     # The control socket
 
-    async def _answer(self, command: str) -> dict[str, Any]:
-        commands: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
+    async def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        commands: dict[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {
             "status": self._status,
             "umount": self._unmount,
+            "takeover": self._take_over,
         }
+        command = str(request.get("command", ""))
         if command not in commands:
             return {"ok": False, "error": f"unknown command {command!r}"}
-        return await commands[command]()
+        return await commands[command](request)
 
-    async def _status(self) -> dict[str, Any]:
-        setup, facts = self._setup, self._setup.facts
+    async def _status(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        setup, facts, shared = self._setup, self._setup.facts, self._setup.shared
         return {
             "ok": True,
             "status": {
@@ -166,13 +218,17 @@ class _Supervisor:
                 "root_hash": facts.root_hash,
                 "accepted_by": facts.accepted_by,
                 "signer": facts.signer,
-                "mode": "audit",
+                "mode": setup.mode,
+                "program_version": __version__,
                 "keeper": setup.keeper,
                 "supervisor": os.getpid(),
-                "workers": [{"pid": pid} for pid in self._worker_pids],
-                "verified_blocks": setup.counters.get(Counters.VERIFIED_BLOCKS),
-                "requests": setup.counters.get(Counters.REQUESTS),
-                **self._recorder.counts,
+                "workers": [_worker_status(shared, pid, slot) for pid, slot in self._workers],
+                "confinement": asdict(confine.support()),
+                "restarts": shared.get(Total.RESTARTS),
+                "verified_blocks": shared.sum(Number.VERIFIED_BLOCKS),
+                "requests": shared.sum(Number.REQUESTS),
+                "blocked_writes": shared.get(Total.BLOCKED_WRITES),
+                "corruption": shared.get(Total.CORRUPTION),
                 "dropped": self._log.dropped,
                 "audit_log": escape_path(setup.log_path),
                 "audit_head": self._log.head,
@@ -180,7 +236,7 @@ class _Supervisor:
             },
         }
 
-    async def _unmount(self) -> dict[str, Any]:
+    async def _unmount(self, _request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             answer = await self._keeper.request({"unmount": True}, "unmounted")
         except OSError:
@@ -189,3 +245,42 @@ class _Supervisor:
             return {"ok": True}
         reason = os.strerror(answer["errno"])
         return {"ok": False, "error": f"{reason}; end what uses it (fuser -vm shows what) and try again"}
+
+    async def _take_over(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Hand the mount over to the program that asks, which runs as the same user or as root."""
+        program = {key: request.get(key) for key in ("argv", "environment", "workers")}
+        if not _is_program(program):  # the keeper must not stumble over it
+            return {"ok": False, "error": "the request to take over names no program that could be started"}
+        try:
+            answer = await self._keeper.request({"takeover": program}, "taken_over")
+        except OSError:
+            return {"ok": False, "error": "the keeper process is gone; the mount is ending"}
+        return {"ok": answer["error"] is None, "error": answer["error"]}
+
+
+def _is_program(program: Mapping[str, Any]) -> bool:
+    argv, environment, workers = (program[key] for key in ("argv", "environment", "workers"))
+    return (
+        isinstance(argv, list)
+        and bool(argv)
+        and all(isinstance(word, str) for word in argv)
+        and isinstance(environment, dict)
+        and all(isinstance(value, str) for value in environment.values())
+        and (workers is None or (type(workers) is int and 0 < workers <= MAX_SLOTS // 2))  # the old ones go last
+    )
+
+
+def _worker_status(shared: SharedState, pid: int, slot: int) -> dict[str, int]:
+    numbers = shared.slot(slot)
+    status = {
+        "pid": pid,
+        "requests": numbers[Number.REQUESTS],
+        "verified_blocks": numbers[Number.VERIFIED_BLOCKS],
+        "memory_limit_bytes": WORKER_MEMORY_BYTES,
+    }
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            status["rss_bytes"] = int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        pass  # it has just ended, or /proc is that of others
+    return status

@@ -25,6 +25,7 @@ import rofs.trust
 import rofs.verity
 from rofs import errors
 from rofs.errors import FormatError, HostError, RofsError, TrustError
+from rofs.fuse.confine import VERIFIER, confine
 from rofs.fuse.process import fork
 from rofs.fuse.signals import Signals
 from rofs.image.open import MAX_FACTS_BYTES, ImageFacts, ImageFiles, open_image
@@ -41,42 +42,58 @@ _ERRORS = {
 }
 
 
-def verify(image: ImageFiles | int, policy: TrustPolicy, signals: Signals) -> ImageFacts:
-    """Have the image opened by an unprivileged process.
+class Verification:
+    """An image being opened by an unprivileged process, while the caller does something else.
 
     Args:
         image: Its open files, or the descriptor of a disk image.
         policy: What is trusted; read from the host's files, so not hostile.
-        signals: Of the caller; one that asks to stop ends the waiting.
-
-    Returns:
-        What is known of the image.
-
-    Raises:
-        RofsError: What `open_image` raised, with the same message.
-        HostError: The process died or did not answer.
     """
-    _warm_up()
-    files = ImageFiles.of_disk_image(image) if isinstance(image, int) else image
-    reading, writing = os.pipe()
-    try:
-        main = lambda: _answer(files, policy, writing)  # noqa: E731 - bound to this call's pipe
-        child = fork(main, name="verifier", keep=(*files.fds, writing), unprivileged=True)
-    finally:
-        os.close(writing)
-    try:
-        answer = _read_answer(reading, signals)
-    finally:
-        os.close(reading)
-        failure = child.end(_EXIT_SECONDS)
-    if not answer:
-        raise HostError(f"the process that verifies the image died: {failure}")
-    if answer.startswith(b"E"):
-        raise unpack_error(answer[1:])
-    facts = ImageFacts.from_json(answer[1:])
-    if policy.pinned_root_hash is not None and facts.root_hash != policy.pinned_root_hash.hex():
-        raise TrustError(f"root hash {policy.pinned_root_hash.hex()} is pinned, the verifier says {facts.root_hash}")
-    return facts
+
+    def __init__(self, image: ImageFiles | int, policy: TrustPolicy) -> None:
+        _warm_up()
+        files = ImageFiles.of_disk_image(image) if isinstance(image, int) else image
+        self._policy = policy
+        self._reading, writing = os.pipe()
+        try:
+            self._child = fork(
+                lambda: _answer(files, policy, writing),
+                name="verifier",
+                keep=(*files.fds, writing),
+                unprivileged=True,
+            )
+        finally:
+            os.close(writing)
+
+    def finish(self, signals: Signals) -> ImageFacts:
+        """Wait for what it finds out; to be called once.
+
+        Args:
+            signals: Of the caller; one that asks to stop ends the waiting.
+
+        Raises:
+            RofsError: What `open_image` raised, with the same message.
+            HostError: The process died or did not answer.
+        """
+        try:
+            answer = _read_answer(self._reading, signals)
+        finally:
+            os.close(self._reading)
+            failure = self._child.end(_EXIT_SECONDS)
+        if not answer:
+            raise HostError(f"the process that verifies the image died: {failure}")
+        if answer.startswith(b"E"):
+            raise unpack_error(answer[1:])
+        facts = ImageFacts.from_json(answer[1:])
+        pinned = self._policy.pinned_root_hash
+        if pinned is not None and facts.root_hash != pinned.hex():
+            raise TrustError(f"root hash {pinned.hex()} is pinned, the verifier says {facts.root_hash}")
+        return facts
+
+
+def verify(image: ImageFiles | int, policy: TrustPolicy, signals: Signals) -> ImageFacts:
+    """Have the image opened by an unprivileged process, and wait for it; see `Verification`."""
+    return Verification(image, policy).finish(signals)
 
 
 def _warm_up() -> None:
@@ -100,12 +117,13 @@ def _read_answer(pipe: int, signals: Signals) -> bytes:
 
 
 def _answer(files: ImageFiles, policy: TrustPolicy, pipe: int) -> None:
+    confine(VERIFIER)
     try:
         answer = b"F" + open_image(files, policy).facts.to_json()
     except RofsError as error:
         answer = b"E" + pack_error(error)
-    with os.fdopen(pipe, "wb") as file:
-        file.write(answer)
+    while answer:
+        answer = answer[os.write(pipe, answer) :]
 
 
 def pack_error(error: RofsError) -> bytes:

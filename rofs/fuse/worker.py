@@ -1,66 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker process: attaches libfuse to the mount that the keeper made, and serves it.
+"""A worker process: attaches libfuse to the mount that the keeper made, and serves it.
 
 libfuse wants to do the INIT handshake itself; the keeper has done it. So libfuse does its handshake
 with a socket, on a copy of the kernel's request, and then the fuse descriptor takes the socket's place.
+A worker keeps nothing that another one would miss, and may die at any time.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pyfuse3
-import trio
 
-from rofs.fuse.counters import Counters
+from rofs.fuse import blocking_loop
+from rofs.fuse.confine import WORKER, confine
+from rofs.fuse.kernel import Handshake
 from rofs.fuse.messages import InternalReport, Report
 from rofs.fuse.operations import Operations
+from rofs.fuse.pusher import Pusher
 from rofs.fuse.reporter import Reporter
+from rofs.fuse.shared import Number, SharedState, Tokens
 from rofs.image.open import VerifiedImage
 
+RETIRE_SIGNAL = signal.SIGUSR1
+OUT_OF_MEMORY_STATUS = 71
+_VERIFIED_BLOCKS = int(Number.VERIFIED_BLOCKS)
+_SANE = (1 << 62) - 1
 _OUT_HEADER = struct.Struct("<IiQ")  # len, error, unique
 
 
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker is given.
+
+    Attributes:
+        fuse_fd: Its own clone of the mounted descriptor.
+        handshake: What the keeper and the kernel have agreed on.
+        slot: Where it counts in the shared memory.
+        shared: The memory of the mount.
+        workers: How many workers serve; all but one may sleep in the kernel.
+    """
+
+    fuse_fd: int
+    handshake: Handshake
+    slot: int
+    shared: SharedState
+    workers: int
+
+
 def serve(
-    fuse_fd: int,
-    init_request: bytes,
-    image: VerifiedImage,
+    assignment: Assignment,
+    open_image: Callable[[], VerifiedImage],
     connection: socket.socket,
-    counters: Counters,
     ready: Callable[[], None],
 ) -> None:
-    """Answer requests until the filesystem is unmounted.
+    """Answer requests until the filesystem is unmounted, or `RETIRE_SIGNAL` comes.
 
     Args:
-        fuse_fd: The mounted descriptor.
-        init_request: The kernel's INIT, as the keeper received it.
-        image: What is served.
+        assignment: What to serve, and as whom.
+        open_image: Opens what is served; called when this process is confined.
         connection: To the supervisor.
-        counters: Where this worker counts.
         ready: Called when the next thing is to answer.
 
     Raises:
         OSError: The connection to the kernel was aborted.
     """
-    requests = 0
+    retired = False
+
+    def retire(*_: object) -> None:
+        nonlocal retired
+        retired = True
+
+    signal.signal(RETIRE_SIGNAL, retire)
+    numbers = assignment.shared.slot(assignment.slot)
+    report = Reporter(connection, numbers).report
+    logging.getLogger("pyfuse3").addHandler(_LogToSupervisor(report))
+    handshake = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    confine(WORKER)
+    _attach(_operations(assignment, open_image(), report, numbers), assignment, *handshake)
+    ready()
+    blocking_loop.run(lambda: not retired)
+
+
+def _operations(
+    assignment: Assignment, image: VerifiedImage, report: Callable[[Report], None], numbers: memoryview
+) -> Operations:
+    tokens = Tokens(assignment.shared.fd, assignment.workers - 1)
+    for number in (Number.REQUESTS, Number.VERIFIED_BLOCKS, Number.PUSHED):
+        numbers[number] &= _SANE  # a worker that was taken over may have left them about to overflow
+    device, before = image.device, numbers[Number.VERIFIED_BLOCKS]
 
     def count() -> None:
-        nonlocal requests
-        requests += 1
-        counters.set(Counters.REQUESTS, requests)
-        counters.set(Counters.VERIFIED_BLOCKS, image.device.verified_blocks)
+        numbers[_VERIFIED_BLOCKS] = before + device.verified_blocks
 
-    report = Reporter(connection).report
-    logging.getLogger("pyfuse3").addHandler(_LogToSupervisor(report))
-    operations = Operations(image.filesystem, report, count)
-    _attach(operations, fuse_fd, init_request)
-    ready()
-    # One task is enough: handlers never wait.
-    trio.run(pyfuse3.main, 1, 1)
+    numbers[Number.BUSY] = 0
+    return Operations(
+        image.filesystem,
+        report,
+        numbers,
+        count=count,
+        xattrs=image.identity.xattrs,
+        pusher=Pusher(image.filesystem, assignment.shared, numbers, tokens),
+        # Another worker may have more luck; without RESEND the call would fail in another way.
+        out_of_memory=(lambda: os._exit(OUT_OF_MEMORY_STATUS)) if assignment.handshake.resend else lambda: None,
+    )
 
 
 class _LogToSupervisor(logging.Handler):
@@ -71,28 +120,21 @@ class _LogToSupervisor(logging.Handler):
         self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
-        # An unmount overtook the answer to a request; nobody waits for it any more.
+        # An unmount overtook the answer to a request, or another worker answered it, too, after a RESEND.
         if "fuse_reply_* failed" not in record.msg:
             self._report(InternalReport(nid=None, detail=f"pyfuse3: {record.getMessage()}"[:1000]))
 
 
-def _attach(operations: Operations, fuse_fd: int, init_request: bytes) -> None:
+def _attach(operations: Operations, assignment: Assignment, ours: socket.socket, theirs: socket.socket) -> None:
     """Give libfuse a handshake on a socket, then put the fuse descriptor in the socket's place."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     session_fd = theirs.detach()
     pyfuse3.init(operations, f"/dev/fd/{session_fd}", set())
     with ours:
-        ours.send(init_request)
-        trio.run(_serve_until_answered, ours)
+        ours.send(assignment.handshake.request)
+        requests = iter((True,))
+        blocking_loop.run(lambda: next(requests, False))
         _length, error, _unique = _OUT_HEADER.unpack_from(ours.recv(4096))
     if error:
         raise OSError(-error, f"libfuse refused the handshake: {os.strerror(-error)}")
-    os.dup2(fuse_fd, session_fd, inheritable=False)
-    os.close(fuse_fd)
-
-
-async def _serve_until_answered(connection: socket.socket) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pyfuse3.main, 1, 1)
-        await trio.lowlevel.wait_readable(connection)
-        nursery.cancel_scope.cancel()
+    os.dup2(assignment.fuse_fd, session_fd, inheritable=False)
+    os.close(assignment.fuse_fd)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rofs.fuse.shared import SharedState
 from rofs.image.build import SigningKey, build_image
 from rofs.source.directory import DirectorySource
 from tests.conftest import SigningKeys
@@ -35,3 +36,11 @@ def image_fd(image_path: Path) -> Iterator[int]:
     fd = os.open(image_path, os.O_RDONLY | os.O_CLOEXEC)
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def shared() -> Iterator[SharedState]:
+    """The memory of a mount."""
+    shared = SharedState()
+    yield shared
+    os.close(shared.fd)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A filesystem in memory that lies on demand, a caller, and a list of reports."""
+"""A filesystem in memory that lies on demand, a caller, a list of reports, and a look at what is open."""
 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 from collections.abc import Iterator
@@ -163,3 +164,9 @@ class Reports(list[Report]):
 
     def __call__(self, report: Report) -> None:
         self.append(report)
+
+
+def open_descriptors() -> list[str]:
+    """Of this process; nothing that an earlier test has left to the garbage collector."""
+    gc.collect()
+    return os.listdir("/proc/self/fd")

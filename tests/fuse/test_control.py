@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,8 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-async def answer(command: str) -> dict[str, Any]:
+async def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    command = request.get("command", "")
     if command == "status":
         return {"ok": True, "status": STATUS}
     return {"ok": False, "error": f"unknown command {command!r}"}
@@ -38,13 +39,13 @@ async def answer(command: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(
-    directory: str, answer: Callable[[str], Awaitable[dict[str, Any]]] = answer
+    directory: str, answer: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]] = answer
 ) -> AsyncIterator[trio.Event]:
     """A server on the control socket of a mount; it is ended with the block."""
     ended = trio.Event()
-    with trio.fail_after(20), control_server.listening(directory) as listener:
+    with trio.fail_after(20), control_server.listening(directory) as listening:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(control_server.serve, listener, answer, ended)
+            nursery.start_soon(control_server.serve, listening.socket, answer, ended)
             yield ended
             ended.set()
 
@@ -105,8 +106,12 @@ async def test_only_the_owner_reaches_it(runtime: Path) -> None:
 
 
 async def test_failed_unmount_says_why() -> None:
-    async def busy(command: str) -> dict[str, Any]:
-        return await answer(command) if command == "status" else {"ok": False, "error": "Device or resource busy"}
+    async def busy(request: Mapping[str, Any]) -> dict[str, Any]:
+        return (
+            await answer(request)
+            if request["command"] == "status"
+            else {"ok": False, "error": "Device or resource busy"}
+        )
 
     async with serving(directory_of(b"/mnt"), busy):
         with pytest.raises(HostError, match="cannot unmount /mnt: Device or resource busy"):
@@ -117,9 +122,9 @@ async def test_unmount_waits_for_the_keeper_to_end() -> None:
     async with trio.open_nursery() as nursery:
         process = await nursery.start(partial(trio.run_process, ["sleep", "0.2"]))
 
-        async def gone(command: str) -> dict[str, Any]:
+        async def gone(request: Mapping[str, Any]) -> dict[str, Any]:
             status = {"keeper": process.pid}
-            return {"ok": True, "status": status} if command == "status" else {"ok": True}
+            return {"ok": True, "status": status} if request["command"] == "status" else {"ok": True}
 
         async with serving(directory_of(b"/mnt"), gone):
             await in_thread(control.unmount, "/mnt")
@@ -130,7 +135,7 @@ async def test_unmount_waits_for_the_keeper_to_end() -> None:
 async def test_last_client_is_still_answered_when_the_mount_has_ended() -> None:
     asked, go_on = trio.Event(), trio.Event()
 
-    async def slow(command: str) -> dict[str, Any]:
+    async def slow(request: Mapping[str, Any]) -> dict[str, Any]:
         asked.set()
         await go_on.wait()
         return {"ok": True, "status": {"keeper": 1, "late": True}}

@@ -15,9 +15,13 @@ import pytest
 from rofs.errors import HostError
 from rofs.fuse import kernel
 
+from .doubles import open_descriptors
+
 # include/uapi/linux/fuse.h
 FUSE_ATOMIC_O_TRUNC, FUSE_WRITEBACK_CACHE, FUSE_POSIX_ACL, FUSE_CACHE_SYMLINKS = 1 << 3, 1 << 16, 1 << 20, 1 << 23
 FUSE_NO_OPEN_SUPPORT, FUSE_INIT_EXT, FUSE_AUTO_INVAL_DATA = 1 << 17, 1 << 30, 1 << 12
+FUSE_HAS_RESEND = 1 << 39 - 32  # of flags2
+FUSE_NOTIFY_RESEND = 7
 EVERYTHING = (1 << 32) - 1
 OUT = struct.Struct("<IiQ IIIIHHIIHHII 6I")
 OUT_NAMES = (
@@ -27,9 +31,15 @@ OUT_NAMES = (
 
 
 def init_request(
-    *, flags: int = EVERYTHING, major: int = 7, minor: int = 45, readahead: int = 131072, opcode: int = 26
+    *,
+    flags: int = EVERYTHING,
+    flags2: int = 0,
+    major: int = 7,
+    minor: int = 45,
+    readahead: int = 131072,
+    opcode: int = 26,
 ) -> bytes:
-    body = struct.pack("<IIII", major, minor, readahead, flags) + bytes(48)
+    body = struct.pack("<IIIII", major, minor, readahead, flags, flags2) + bytes(44)
     return struct.pack("<IIQQIIII", 40 + len(body), opcode, 0x1234567890, 0, 0, 0, 0, 0) + body
 
 
@@ -42,13 +52,18 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield theirs, ours
 
 
-def answer(ends: tuple[socket.socket, socket.socket], request: bytes, *, acl: bool = False) -> dict[str, int]:
+def answer(
+    ends: tuple[socket.socket, socket.socket], request: bytes, *, acl: bool = False, resend: bool = True
+) -> dict[str, int]:
     theirs, ours = ends
     theirs.send(request)
-    assert kernel.answer_init(ours.fileno(), acl=acl) == request
+    handshake = kernel.answer_init(ours.fileno(), acl=acl, resend=resend)
+    assert handshake.request == request
     data = theirs.recv(4096)
     assert len(data) == OUT.size == 80
-    return dict(zip(OUT_NAMES.split(), OUT.unpack(data), strict=True))
+    fields = dict(zip(OUT_NAMES.split(), OUT.unpack(data), strict=True))
+    assert handshake.resend == bool(fields["flags2"] & FUSE_HAS_RESEND)
+    return fields
 
 
 def test_every_field_of_the_answer(ends: tuple[socket.socket, socket.socket]) -> None:
@@ -83,6 +98,56 @@ def test_acls_are_asked_for_only_when_there_are_any(ends: tuple[socket.socket, s
 @pytest.mark.parametrize("offered", [0, FUSE_ATOMIC_O_TRUNC, EVERYTHING & ~FUSE_INIT_EXT, EVERYTHING & ~FUSE_POSIX_ACL])
 def test_only_what_the_kernel_offers_is_wanted(ends: tuple[socket.socket, socket.socket], offered: int) -> None:
     assert answer(ends, init_request(flags=offered), acl=True)["flags"] & ~offered == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "flags2", "wanted", "expected"),
+    [
+        (EVERYTHING, EVERYTHING, True, FUSE_HAS_RESEND),
+        (EVERYTHING, FUSE_HAS_RESEND, True, FUSE_HAS_RESEND),
+        (EVERYTHING, EVERYTHING & ~FUSE_HAS_RESEND, True, 0),
+        (EVERYTHING, EVERYTHING, False, 0),
+        (EVERYTHING & ~FUSE_INIT_EXT, EVERYTHING, True, 0),  # what stands in that field is not said
+    ],
+)
+def test_resend_is_used_only_where_the_kernel_has_it_and_we_want_it(
+    ends: tuple[socket.socket, socket.socket], flags: int, flags2: int, wanted: bool, expected: int
+) -> None:
+    assert answer(ends, init_request(flags=flags, flags2=flags2), resend=wanted)["flags2"] == expected
+
+
+def test_short_init_of_an_old_kernel_offers_no_more_than_it_says(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Up to protocol 7.35 the request ends behind the flags."""
+    assert answer(ends, init_request(flags2=EVERYTHING)[:56])["flags2"] == 0
+
+
+def test_resend_is_the_notification_that_the_kernel_expects(ends: tuple[socket.socket, socket.socket]) -> None:
+    theirs, ours = ends
+    kernel.resend(ours.fileno())
+    assert theirs.recv(4096) == struct.pack("<IiQ", 16, FUSE_NOTIFY_RESEND, 0)
+
+
+def test_whether_the_kernel_is_still_there(ends: tuple[socket.socket, socket.socket]) -> None:
+    reading, writing = os.pipe()
+    try:
+        assert kernel.is_connected(writing)
+        os.close(reading)
+        assert not kernel.is_connected(writing)  # POLLERR, as /dev/fuse has it after an abort
+    finally:
+        os.close(writing)
+    assert not kernel.is_connected(writing)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: /dev/fuse is opened")
+def test_clone_of_what_is_no_mount_leaves_nothing_open() -> None:
+    fds = open_descriptors()
+    nothing = kernel.open_device()
+    try:
+        with pytest.raises(HostError, match="cannot attach to the mount by /dev/fuse"):
+            kernel.clone(nothing)
+    finally:
+        os.close(nothing)
+    assert open_descriptors() == fds
 
 
 @pytest.mark.parametrize(("minor", "expected"), [(31, 31), (40, 40), (41, 40), (99, 40)])

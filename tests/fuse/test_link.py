@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor's end of its line to the keeper."""
+"""Both ends of the line between supervisor and keeper."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 
-from rofs.fuse.link import Link
+from rofs.fuse.link import KeeperLink, Link
 
 
 class Ends:
     """A link that is being received from, and what it handed out."""
 
     def __init__(self) -> None:
-        self.keeper, supervisor = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.stdlib, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.keeper, supervisor = map(trio.socket.from_stdlib_socket, (self.stdlib, theirs))
         self.connection = supervisor
         self.link = Link(supervisor)
         self.messages: list[Mapping[str, Any]] = []
@@ -109,3 +111,59 @@ async def test_keeper_that_dies_with_messages_unread() -> None:
         await ends.link.send({"ready": True})
         ends.keeper.close()
         await ends.ended.wait()
+
+
+async def test_descriptor_arrives_with_its_message_and_no_other() -> None:
+    reading, writing = os.pipe()
+    try:
+        async with connected() as ends:
+            keeper = KeeperLink(ends.stdlib)
+            keeper.send({"number": 0})
+            keeper.send({"number": 1}, reading)
+            keeper.send({"number": 2})
+            with trio.fail_after(5):
+                while len(ends.messages) < 3:
+                    await trio.lowlevel.checkpoint()
+            assert ["fd" in message for message in ends.messages] == [False, True, False]
+            fd = ends.messages[1]["fd"]
+            try:
+                assert os.path.sameopenfile(fd, reading)
+                assert fd != reading
+            finally:
+                os.close(fd)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[KeeperLink, socket.socket]]:
+    """The keeper's, and the socket of a supervisor."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield KeeperLink(ours), theirs
+
+
+def test_supervisor_that_reads_nothing_does_not_hold_up_the_keeper(ends: tuple[KeeperLink, socket.socket]) -> None:
+    keeper, _ = ends
+
+    def talk() -> None:
+        while True:
+            keeper.send({"detail": "x" * 1000})
+
+    with pytest.raises(BlockingIOError):
+        talk()
+
+
+@pytest.mark.parametrize("unread", [True, False])
+def test_keeper_sees_that_the_supervisor_is_gone(ends: tuple[KeeperLink, socket.socket], unread: bool) -> None:
+    keeper, supervisor = ends
+    supervisor.send(b'{"ready": true}')
+    if unread:
+        keeper.send({"mounted": 1})
+    supervisor.close()
+    received = [keeper.receive(), keeper.receive()]
+    assert None in received
+    assert keeper.receive() is None
+    with pytest.raises(OSError, match="Broken pipe"):
+        keeper.send({"end": "x"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Coroutine
+import stat
+from collections.abc import Callable, Coroutine, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from pyfuse3 import FUSEError
 from rofs.errors import BlockFault, ReadError
 from rofs.fuse.messages import Attempt, FaultReport, InternalReport
 from rofs.fuse.operations import FOREVER_SECONDS, Operations
+from rofs.fuse.shared import Number
 
 from .doubles import (
     BIN,
@@ -58,14 +60,11 @@ FIELDS = (
 class Served:
     """Operations on a filesystem of doubles."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.filesystem = MemoryFilesystem()
         self.reports = Reports()
-        self.requests = 0
-        self.operations = Operations(self.filesystem, self.reports, self._count)
-
-    def _count(self) -> None:
-        self.requests += 1
+        self.numbers = [0] * len(Number)
+        self.operations = Operations(self.filesystem, self.reports, self.numbers, **options)
 
 
 @pytest.fixture
@@ -180,6 +179,8 @@ ANSWERED_BY_ERROR: list[tuple[str, Request, int]] = [
     ("poll", lambda o: o.poll(inode(FILE), inode(FILE), None, ME), errno.ENOSYS),
     ("write", lambda o: o.write(inode(FILE), 0, b"x"), errno.EROFS),
     ("getxattr", lambda o: o.getxattr(inode(FILE), b"user.none", ME), errno.ENODATA),
+    ("getxattr", lambda o: o.getxattr(inode(FILE), b"nonsense.none", ME), errno.EOPNOTSUPP),
+    ("lookup", lambda o: o.lookup(inode(ROOT), b"n" * 256, ME), errno.ENAMETOOLONG),
     ("readlink", lambda o: o.readlink(inode(FILE), ME), errno.EINVAL),
     ("lookup", lambda o: o.lookup(inode(FILE), b"x", ME), errno.ENOTDIR),
     ("mkdir", lambda o: o.mkdir(inode(FILE), b"x", 0o755, ME), errno.ENOTDIR),
@@ -341,6 +342,55 @@ async def test_xattrs(served: Served) -> None:
     assert await served.operations.getxattr(inode(FILE), b"user.b", ME) == b""
 
 
+async def test_without_xattrs_the_kernel_is_told_so_but_not_by_getxattr() -> None:
+    # pyfuse3 answers setxattr(2) with XATTR_CREATE as getxattr is answered; after ENOSYS none would be seen again.
+    served = Served(xattrs=False)
+    with pytest.raises(FUSEError) as answer:
+        await served.operations.listxattr(inode(FILE), ME)
+    assert answer.value.errno == errno.ENOSYS
+    with pytest.raises(FUSEError) as answer:
+        await served.operations.getxattr(inode(FILE), b"user.none", ME)
+    assert answer.value.errno == errno.ENODATA
+
+
+async def test_names_of_trusted_xattrs_are_for_root_alone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.filesystem, "listxattr", lambda nid: [b"trusted.a", b"user.a"])
+    assert await served.operations.listxattr(inode(FILE), ME) == [b"user.a"]
+    assert await served.operations.listxattr(inode(FILE), Caller(uid=0)) == [b"trusted.a", b"user.a"]
+
+
+async def test_names_that_only_root_may_know_are_listed_for_root_only(served: Served) -> None:
+    """As the kernel's own filesystems do it; the values it guards itself."""
+    served.filesystem.nodes[FILE].xattrs = {b"trusted.t": b"1", b"user.u": b"2", b"trustedness": b"3"}
+    assert await served.operations.listxattr(inode(FILE), ME) == [b"user.u", b"trustedness"]
+    root = Caller(uid=0)
+    assert await served.operations.listxattr(inode(FILE), root) == [b"trusted.t", b"user.u", b"trustedness"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        (b"user.none", errno.ENODATA),
+        (b"security.selinux", errno.ENODATA),
+        (b"trusted.none", errno.ENODATA),
+        (b"system.posix_acl_access", errno.ENODATA),
+        (b"nonsense", errno.EOPNOTSUPP),
+        (b"userless.x", errno.EOPNOTSUPP),
+    ],
+)
+async def test_attribute_that_is_not_there(served: Served, name: bytes, number: int) -> None:
+    assert await errno_from(served.operations.getxattr(inode(FILE), name, ME)) == number
+    assert served.reports == []
+
+
+async def test_kernel_asks_for_no_lists_where_there_are_none() -> None:
+    served = Served(xattrs=False)
+    assert await errno_from(served.operations.listxattr(inode(FILE), ME)) == errno.ENOSYS
+    assert served.reports == []
+    # The kernel would take it for the answer to SETXATTR.
+    assert await errno_from(served.operations.getxattr(inode(FILE), b"user.none", ME)) == errno.ENODATA
+
+
 async def test_nothing_is_free(served: Served) -> None:
     data = await served.operations.statfs(ME)
     assert (data.f_bsize, data.f_frsize, data.f_blocks, data.f_files, data.f_namemax) == (4096, 4096, 1234, 8, 255)
@@ -350,7 +400,122 @@ async def test_nothing_is_free(served: Served) -> None:
 async def test_requests_that_read_are_counted(served: Served) -> None:
     await served.operations.lookup(1, b"file", ME)
     await served.operations.read(inode(FILE), 0, 1)
-    assert served.requests == 2
+    assert served.numbers[Number.REQUESTS] == 2
+
+
+# What the keeper sees of a worker
+
+
+def watched(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the worker was busy with when it looked at the filesystem."""
+    seen: list[int] = []
+    node = served.filesystem._node
+
+    def look(nid: int) -> Any:
+        seen.append(served.numbers[Number.BUSY])
+        return node(nid)
+
+    monkeypatch.setattr(served.filesystem, "_node", look)
+    return seen
+
+
+async def test_worker_is_busy_while_it_is_at_a_request_and_not_after_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watched(served, monkeypatch)
+    await served.operations.read(inode(FILE), 0, 1)
+    assert served.numbers[Number.BUSY] == 0
+    served.filesystem.fail(FILE, KeyError("x"))
+    await errno_from(served.operations.read(inode(FILE), 0, 1))
+    await errno_from(served.operations.readlink(inode(BIN), ME))
+    assert served.numbers[Number.BUSY] == 0
+    assert len(seen) == 3
+    assert 0 not in seen
+
+
+async def test_the_same_request_is_known_again_in_another_worker_and_no_other_is_taken_for_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Served()
+    ours, theirs = watched(served, monkeypatch), watched(other, monkeypatch)
+    for one in (served, other):
+        await one.operations.read(inode(FILE), 0, 1)
+        await one.operations.getattr(inode(FILE), ME)
+        await one.operations.read(inode(SHELL), 0, 1)
+        await one.operations.getattr(1, ME)
+    assert ours == theirs
+    assert len(set(ours)) >= 3  # two that are about one inode may look alike
+
+
+@pytest.mark.parametrize("number", [0, 2**63, 2**64 - 1])
+async def test_signature_of_a_hostile_node_id_fits(number: int) -> None:
+    """The memory holds 64 bits; what does not fit would end the worker."""
+    served = Served()
+    served.operations.numbers = memoryview(bytearray(8 * len(Number))).cast("Q")
+    await errno_from(served.operations.getattr(number, ME))
+    await errno_from(served.operations.read(number, 0, 1))
+    await errno_from(served.operations.readdir(number, 0, NOTHING))
+    assert served.operations.numbers[Number.REQUESTS] == 3
+
+
+async def test_each_request_is_counted_however_it_ends() -> None:
+    counted: list[int] = []
+    served = Served(count=lambda: counted.append(1))
+    await served.operations.getattr(1, ME)
+    await errno_from(served.operations.unlink(1, b"file", ME))
+    await served.operations.release(inode(FILE))
+    await served.operations.releasedir(1)
+    assert served.numbers[Number.REQUESTS] == 4
+    assert len(counted) >= 2  # not after what can have read nothing
+
+
+async def test_lack_of_memory_is_told_before_anything_else_is_done() -> None:
+    class EndedError(BaseException):
+        pass
+
+    def end() -> None:
+        raise EndedError
+
+    served = Served(out_of_memory=end)
+    served.filesystem.fail(FILE, MemoryError())
+    with pytest.raises(EndedError):
+        await served.operations.read(inode(FILE), 0, 1)
+    assert served.reports == []
+
+
+# What the kernel is given before it asks
+
+
+class Told:
+    """In the place of a pusher."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def opened(self, number: int, nid: int) -> None:
+        self.calls.append(("opened", number, nid))
+
+    def was_read(self, number: int) -> None:
+        self.calls.append(("read", number))
+
+    def forgotten(self, numbers: Iterable[int]) -> None:
+        self.calls.append(("forgotten", *numbers))
+
+
+async def test_pusher_is_told_of_what_is_opened_read_and_forgotten() -> None:
+    told = Told()
+    served = Served(pusher=told)
+    await served.operations.open(inode(FILE), os.O_RDONLY, ME)
+    await served.operations.read(inode(FILE), 0, 1)
+    await served.operations.forget([(inode(FILE), 3), (1, 1)])
+    assert told.calls == [("opened", inode(FILE), FILE), ("read", inode(FILE)), ("forgotten", inode(FILE), 1)]
+
+
+async def test_nothing_is_pushed_for_an_open_that_is_refused() -> None:
+    told = Told()
+    served = Served(pusher=told)
+    assert await errno_from(served.operations.open(inode(FILE), os.O_RDWR, ME)) == errno.EROFS
+    assert told.calls == []
 
 
 # Directories
@@ -379,8 +544,12 @@ class Page:
 async def test_attributes_of_readdir_are_those_of_getattr(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Page(monkeypatch)
     assert await page.read(served, 1, 0) == list(served.filesystem.nodes[ROOT].children)
-    for _, attributes, _ in page.entries:
-        assert attributes == fields(await served.operations.getattr(attributes["st_ino"], ME))
+    for name, attributes, _ in page.entries:
+        expected = fields(await served.operations.getattr(attributes["st_ino"], ME))
+        if name in {b".", b".."}:  # of which the kernel takes no more than getdents(2) shows
+            assert stat.S_IFMT(attributes["st_mode"]) == stat.S_IFMT(expected["st_mode"])
+        else:
+            assert attributes == expected
 
 
 @pytest.mark.parametrize("room", range(1, 10))

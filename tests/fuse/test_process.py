@@ -16,6 +16,8 @@ import pytest
 
 from rofs.fuse.process import fork
 
+from .doubles import open_descriptors
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has something to give up")
 
 
@@ -128,6 +130,77 @@ def test_whether_a_child_has_ended() -> None:
     while not child.has_ended():
         os.sched_yield()
     assert child.end(10) == "killed by signal 9"
+
+
+def test_how_a_child_ended_is_kept() -> None:
+    for leave, status in ((lambda: os._exit(3), 3), (signal.pause, -signal.SIGKILL), (lambda: None, 0)):
+        child = fork(leave, name="x", keep=(), unprivileged=False)
+        child.end(0 if status < 0 else 10)
+        assert child.status == status
+
+
+def test_signal_that_came_too_early_is_sent_again() -> None:
+    """One that comes between a look at its flag and read(2) interrupts nothing."""
+
+    def be_deaf_at_first() -> None:
+        heard = 0
+
+        def hear(*_: object) -> None:
+            nonlocal heard
+            heard += 1
+
+        signal.signal(signal.SIGUSR1, hear)
+        os.write(writing, b"+")
+        while heard < 3:
+            signal.pause()
+
+    reading, writing = os.pipe()
+    child = fork(be_deaf_at_first, name="x", keep=(writing,), unprivileged=True)
+    os.close(writing)
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        assert pipe.read(1) == b"+"
+        assert child.ask(signal.SIGUSR1, 10)
+    assert child.end() is None
+
+
+def test_child_that_does_not_do_what_it_is_asked_is_left_to_be_ended() -> None:
+    def refuse() -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        os.write(writing, b"+")
+        while True:
+            signal.pause()
+
+    reading, writing = os.pipe()
+    child = fork(refuse, name="x", keep=(writing,), unprivileged=True)
+    os.close(writing)
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        assert pipe.read(1) == b"+"
+        assert not child.ask(signal.SIGUSR1, 0.05)
+    assert not child.has_ended()
+    assert child.end() == "killed by signal 9"
+
+
+def test_memory_beyond_its_limit_is_a_memory_error_and_not_the_machines_trouble() -> None:
+    def need_much() -> None:
+        needed = bytearray(64 << 20)
+        del needed
+
+    assert fork(need_much, name="x", keep=(), unprivileged=True).end(10) is None
+    for size in (32 << 20, 1 << 20):
+        said = fork(need_much, name="x", keep=(), unprivileged=True, memory_bytes=size).end(10)
+        assert said is not None
+        assert said.startswith("MemoryError")
+
+
+def test_host_that_has_no_process_to_spare_loses_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fail)
+    before = open_descriptors()
+    with pytest.raises(BlockingIOError):
+        fork(signal.pause, name="x", keep=(), unprivileged=True)
+    assert open_descriptors() == before
 
 
 def test_child_that_exits_does_not_return_into_our_code() -> None:

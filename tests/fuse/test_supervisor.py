@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import json
 import os
 import re
 import socket
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +23,52 @@ import pytest
 
 from rofs import durable
 from rofs.audit.chain import read_lines, verify_chain
-from rofs.errors import ChainError
+from rofs.errors import ChainError, HostError
 from rofs.fuse import control, places, supervisor
-from rofs.fuse.counters import Counters
+from rofs.fuse.link import KeeperLink
 from rofs.fuse.messages import MAX_MESSAGE_BYTES, Attempt, PathsAnswer, PathsQuestion, Report, pack_report
 from rofs.fuse.reporter import acknowledgement
+from rofs.fuse.shared import Number, SharedState, Total
 from tests.audit.doubles import FullDisk
 
 from .doubles import FACTS
 
+_NUMBERS = itertools.count()
 FOREVER_NS = 2**63  # a caller that is held in its system call as long as we look
 PATHS = {2: ("/dir",)}
 
 
 class Mount:
-    """A supervisor, and what keeper, worker and resolver would hold of it."""
+    """A supervisor, and what keeper, a worker and the resolver would hold of it."""
 
-    def __init__(self, directory: Path) -> None:
+    MOUNT_ID = -1  # nobody's: there is nothing to watch
+
+    def __init__(self, directory: Path, shared: SharedState) -> None:
         self.log = directory / "log" / "mnt.jsonl"
-        self.keeper, self._keeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.worker, self._worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.resolver, self._resolver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.counters = Counters()
-        self.number = 0
+        keeper, self._keeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.keeper = KeeperLink(keeper)
+        self.worker, self.reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.resolver, self.questions = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.shared = shared
         self.failure: BaseException | None = None
-        for end in (self.keeper, self.worker, self.resolver):
+        for end in (keeper, self.worker, self.resolver):
             end.settimeout(10)
-        self._setup = supervisor.Supervised(
+        self.setup = supervisor.Supervised(
             mountpoint=b"/mnt",
             image_path=b"/images/\xff.raw",
             facts=FACTS,
             log_path=os.fsencode(self.log),
             runtime_directory=places.mount_directory(b"/mnt"),
-            counters=self.counters,
+            mode="audit",
+            shared=shared,
             keeper=os.getpid(),
         )
         self._threads = [threading.Thread(target=self._serve), threading.Thread(target=self._resolve)]
 
     def _serve(self) -> None:
         try:
-            with self._keeper, self._worker, self._resolver:
-                supervisor.serve(self._setup, self._keeper, self._worker, self._resolver)
+            with self._keeper:
+                supervisor.serve(self.setup, self._keeper)
         except BaseException as error:  # noqa: BLE001 - raised again by `join`
             self.failure = error
 
@@ -72,22 +82,49 @@ class Mount:
         if resolver:
             self._threads[1].start()
         assert self.told()["ready"]
+        self.keeper.send({"resolver": 1}, self.questions.fileno())
+        self.questions.close()
+        self.keeper.send({"worker": 0}, self.reports.fileno())
+
+    def follow(self, **changes: Any) -> None:
+        """The supervisor is gone; start another one in its place."""
+        self.join()
+        keeper, self._keeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.keeper.connection.close()
+        self.keeper = KeeperLink(keeper)
+        keeper.settimeout(10)
+        self.setup = replace(self.setup, **changes)
+        self._threads[0] = threading.Thread(target=self._serve)
+        self._threads[0].start()
+        assert self.told()["ready"]
 
     def tell(self, **message: Any) -> None:
-        self.keeper.send(json.dumps(message).encode())
+        self.keeper.send(message)
 
     def told(self) -> Any:
-        return json.loads(self.keeper.recv(MAX_MESSAGE_BYTES))
+        return self.keeper.receive()
 
     def be_mounted(self) -> None:
-        self.tell(mounted=True)
+        self.tell(mounted=self.MOUNT_ID)
         assert self.told()["recorded"]
 
-    def report(self, report: Report, *, dropped: int = 0) -> None:
+    def send(self, report: Report) -> int:
+        """Send a report; returns its number."""
+        numbers = self.shared.slot(0)
+        number = numbers[Number.REPORTED] + 1
+        self.worker.send(pack_report(report, number=number, held_until_ns=FOREVER_NS))
+        numbers[Number.REPORTED] = number
+        return number
+
+    @property
+    def unread(self) -> int:
+        """Bytes that the worker has sent and nobody has taken."""
+        return int.from_bytes(fcntl.ioctl(self.worker, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+    def report(self, report: Report) -> None:
         """Send a report and wait for its acknowledgement."""
-        self.number += 1
-        self.worker.send(pack_report(report, number=self.number, dropped=dropped, held_until_ns=FOREVER_NS))
-        assert self.worker.recv(8) == acknowledgement(self.number)
+        number = self.send(report)
+        assert self.worker.recv(8) == acknowledgement(number)
 
     def end(self) -> list[dict[str, Any]]:
         """Unmount; returns what was recorded."""
@@ -109,26 +146,28 @@ class Mount:
         return [json.loads(line) for line in self.log.read_bytes().splitlines()]
 
     def close(self) -> None:
-        for end in (self.keeper, self.worker):
-            end.close()
+        self.keeper.connection.close()
+        self.worker.close()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(20)
         self.resolver.close()
-        for end in (self._keeper, self._worker, self._resolver):
+        for end in (self._keeper, self.reports, self.questions):
             end.close()
 
 
 @pytest.fixture
-def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mount]:
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: SharedState) -> Iterator[Mount]:
     monkeypatch.setattr(places, "runtime_directory", lambda: str(tmp_path / "run"))
-    mount = Mount(tmp_path)
+    mount = Mount(tmp_path, shared)
     yield mount
     mount.close()
 
 
 def attempt(**fields: Any) -> Attempt:
-    return Attempt(**{"op": "unlink", "nid": 2, "name": "x", "tid": 0, "uid": 1, "gid": 2, "errno": "EROFS", **fields})
+    """One that is like no other, unless it has a name: repeats are counted."""
+    fields.setdefault("name", f"x{next(_NUMBERS)}")
+    return Attempt(**{"op": "unlink", "nid": 2, "tid": 0, "uid": 1, "gid": 2, "errno": "EROFS", **fields})
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -143,7 +182,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def test_mount_is_recorded_before_the_keeper_goes_on(mount: Mount) -> None:
     mount.start()
-    mount.tell(mounted=True)
+    mount.tell(mounted=mount.MOUNT_ID)
     assert mount.told() == {"recorded": True, "error": None}
     trust, mounted = mount.events()
     assert (trust["event"], trust["status"], trust["image"]["name"]) == ("trust", "signature", "edge")
@@ -157,14 +196,24 @@ def test_mount_is_recorded_before_the_keeper_goes_on(mount: Mount) -> None:
 
 def test_status(mount: Mount) -> None:
     mount.start()
-    mount.tell(mounted=True)
+    mount.tell(mounted=mount.MOUNT_ID)
     mount.told()
-    mount.tell(serving=[4, 5])
-    mount.counters.set(Counters.VERIFIED_BLOCKS, 77)
+    mount.tell(serving=[[os.getpid(), 3], [2**22 + 1, 4]])  # no pid is that high
+    for slot, number, count in (
+        (3, Number.VERIFIED_BLOCKS, 70),
+        (4, Number.REQUESTS, 5),
+        (9, Number.VERIFIED_BLOCKS, 7),
+    ):
+        mount.shared.slot(slot)[number] = count
+    mount.shared.add(Total.RESTARTS, 2)
     mount.report(attempt())
     until(lambda: control.status("/mnt")["workers"])
     status = control.status("/mnt")
-    assert status["workers"] == [{"pid": 4}, {"pid": 5}]
+    living, gone = status["workers"]
+    assert (living["pid"], living["verified_blocks"], living["requests"]) == (os.getpid(), 70, 0)
+    assert living["rss_bytes"] > 1 << 20
+    assert (gone["requests"], "rss_bytes" in gone) == (5, False)
+    assert (status["requests"], status["restarts"], status["supervisor"]) == (5, 2, os.getpid())
     assert (status["mountpoint"], status["image"], status["mode"]) == ("/mnt", "/images/\\xff.raw", "audit")
     assert (status["verified_blocks"], status["blocked_writes"], status["corruption"]) == (77, 1, 0)
     assert (status["root_hash"], status["signer"], status["version"]) == (FACTS.root_hash, FACTS.signer, "1.2")
@@ -199,7 +248,7 @@ def test_keeper_that_is_gone_is_recorded_and_ends_it(mount: Mount) -> None:
     mount.start()
     mount.be_mounted()
     mount.report(attempt())
-    mount.keeper.close()
+    mount.keeper.connection.close()
     mount.worker.close()
     mount.join()
     _, _, _, gone, umount = mount.events()
@@ -221,6 +270,111 @@ def test_log_that_cannot_be_used_is_an_error_before_anything_starts(mount: Mount
     assert mount.log.read_text() == "not a log\n"
 
 
+# Another supervisor in its place
+
+
+def test_successor_goes_on_where_its_predecessor_stopped(mount: Mount) -> None:
+    mount.start()
+    mount.be_mounted()
+    mount.report(attempt(name="before"))
+    directory = Path(places.mount_directory(b"/mnt"))
+    kept = mount.worker, mount.shared
+    mount.tell(retire=True)
+    mount.join()
+    assert (directory / "control").exists()  # who connects meanwhile is told to try again, not that there is no mount
+    mount.follow(mount_id=mount.MOUNT_ID)
+    assert control.status("/mnt")["blocked_writes"] == 1
+    assert kept == (mount.worker, mount.shared)
+    *_, umount = mount.end()
+    assert [event["event"] for event in mount.events()] == ["trust", "mount", "write_blocked", "umount"]
+    assert umount["detail"] == "unmounted"
+    assert not directory.exists()
+
+
+def test_what_its_predecessor_left_undone_is_counted(mount: Mount) -> None:
+    mount.start(resolver=False)
+    mount.be_mounted()
+    mount.send(attempt())
+    until(lambda: mount.unread == 0)
+    mount.shared.slot(7)[Number.REPORTED] = 3  # of a worker that has died since
+    mount.tell(retire=True)
+    mount.resolver.close()  # it gives up on the paths
+    mount.follow(mount_id=mount.MOUNT_ID)
+    mount.end()
+    events = [event for event in mount.events() if event["event"] in {"write_blocked", "dropped"}]
+    assert [event["event"] for event in events] == ["write_blocked", "dropped"]
+    assert events[1]["count"] == 3
+
+
+def test_retiring_does_not_record_an_unmount_nor_count_what_waits(mount: Mount) -> None:
+    mount.start()
+    mount.be_mounted()
+    mount.tell(retire=True)
+    mount.join()
+    mount.send(attempt())
+    assert [event["event"] for event in mount.events()] == ["trust", "mount"]
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [(None, None), ("python9 cannot be started", "cannot take over /mnt: python9 cannot be started")],
+)
+def test_takeover_is_the_keepers_to_do(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, error: str | None, answer: str | None
+) -> None:
+    mount.start()
+    monkeypatch.setattr(control, "_TAKEOVER_SECONDS", 0.1 if error is None else 10)
+    results: list[str] = []
+
+    def take_over() -> None:
+        try:
+            control.take_over("/mnt", ["python9", "-x"], {"PYTHONPATH": "/x"}, 3)
+        except HostError as failure:
+            results.append(str(failure))
+
+    client = threading.Thread(target=take_over)
+    client.start()
+    program = {"argv": ["python9", "-x"], "environment": {"PYTHONPATH": "/x"}, "workers": 3}
+    assert mount.told() == {"takeover": program}
+    mount.tell(taken_over=True, error=error)
+    client.join(20)
+    # Here no other supervisor comes.
+    assert results == [answer or "/mnt was taken over, but its new supervisor does not answer; reads go on"]
+    mount.end()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        {},
+        {"argv": []},
+        {"argv": "sh"},
+        {"argv": ["sh", 1]},
+        {"environment": None},
+        {"environment": {"A": 1}},
+        {"environment": ["A"]},
+        {"workers": 0},
+        {"workers": -1},
+        {"workers": 33},
+        {"workers": 10**30},
+        {"workers": True},
+        {"workers": "2"},
+    ],
+)
+def test_takeover_by_what_is_no_program_does_not_reach_the_keeper(mount: Mount, program: dict[str, Any]) -> None:
+    """A keeper that stumbled over it would take the mount with it."""
+    mount.start()
+    fields = {"argv": ["sh"], "environment": {}, "workers": 2, **program} if program else {}
+    answer = control._ask(places.mount_directory(b"/mnt"), "takeover", None, fields)
+    assert not answer["ok"]
+    assert "no program" in answer["error"]
+    mount.keeper.connection.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        mount.told()
+    mount.keeper.connection.settimeout(10)
+    mount.end()
+
+
 # The end
 
 
@@ -231,8 +385,8 @@ def test_what_has_no_paths_in_time_is_counted_before_the_umount(
     monkeypatch.setattr(supervisor, "_LAST_RECORDS_SECONDS", 20 if resolver else 0.05)
     mount.start(resolver=resolver)
     mount.be_mounted()
-    for number in range(5):
-        mount.worker.send(pack_report(attempt(), number=number + 1, dropped=0, held_until_ns=FOREVER_NS))
+    for _ in range(5):
+        mount.send(attempt())
     _, _, *before, umount = mount.end()
     assert umount["event"] == "umount"
     if resolver:
@@ -248,8 +402,8 @@ def test_what_has_no_paths_in_time_is_counted_before_the_umount(
 def test_full_disk_costs_events_never_an_answer(mount: Mount) -> None:
     mount.start()
     with durable.using(FullDisk()):
-        mount.report(attempt(name="lost"))
-        mount.report(attempt(name="lost"))
+        mount.report(attempt())
+        mount.report(attempt())
         status = control.status("/mnt")
         assert "free some space" in status["audit_error"]
         assert (status["blocked_writes"], status["dropped"]) == (2, 2)
@@ -264,7 +418,7 @@ def test_full_disk_costs_events_never_an_answer(mount: Mount) -> None:
 def test_mount_that_cannot_be_recorded_is_refused(mount: Mount) -> None:
     mount.start()
     with durable.using(FullDisk()):
-        mount.tell(mounted=True)
+        mount.tell(mounted=mount.MOUNT_ID)
         answer = mount.told()
     assert answer["recorded"] is False
     assert "free some space" in answer["error"]

@@ -28,6 +28,7 @@ from rofs.fuse.verifier import pack_error, unpack_error
 from rofs.image.open import ImageFacts, open_image
 from rofs.trust.verify import TrustPolicy
 from tests.conftest import SigningKeys
+from tests.fuse.doubles import open_descriptors
 
 
 @contextmanager
@@ -128,10 +129,10 @@ def test_verifier_that_talks_nonsense(
 
 
 def test_no_descriptor_is_left_open(image_fd: int, signing_keys: SigningKeys) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     verified(image_fd, signing_keys.policy)
     error_of(verified, image_fd, TrustPolicy())
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 LEAVES = [

@@ -138,7 +138,7 @@ def reports() -> tuple[Any, ...]:
     )
     fault = FaultReport(nid=40, kind="mismatch", level=-1, block=3, expected="ab" * 32, found="cd" * 32)
     some = (attempt, fault, InternalReport(nid=None, detail="what happened"))
-    return tuple(json.loads(pack_report(report, number=1, dropped=0, held_until_ns=5)) for report in some)
+    return tuple(json.loads(pack_report(report, number=1, held_until_ns=5)) for report in some)
 
 
 def answers() -> tuple[Any, ...]:

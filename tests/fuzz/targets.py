@@ -227,9 +227,9 @@ def _continue_log(text: bytes, *, intact: bool) -> None:
 @target(_json(documents.requests))
 def control_request(text: bytes, program: Program) -> bool:
     """What the control socket's server makes of a request line."""
-    command = control_server._command(text[:4096] + b"\n")
-    assert isinstance(command, str)
-    json.dumps({"error": f"unknown command {command!r}"}).encode()  # as the supervisor answers
+    request = control_server._request(text[:4096] + b"\n")
+    assert isinstance(request, dict)
+    json.dumps({"error": f"unknown command {request.get('command')!r}"}).encode()  # as the supervisor answers
     return _is_json_object(text)
 
 
@@ -270,7 +270,7 @@ def worker_report(text: bytes, program: Program) -> bool:
         found = parse_report(text)
     except RofsError:
         return _is_json_object(text)
-    packed = pack_report(found.report, number=found.number, dropped=found.dropped, held_until_ns=found.held_until_ns)
+    packed = pack_report(found.report, number=found.number, held_until_ns=found.held_until_ns)
     assert parse_report(packed) == found
     return True
 

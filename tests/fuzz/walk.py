@@ -17,6 +17,7 @@ from rofs.erofs.reader import ErofsReader
 from rofs.errors import RofsError
 from rofs.fuse.messages import PathsAnswer
 from rofs.fuse.operations import Operations
+from rofs.fuse.shared import Number
 from rofs.image.paths import MAX_PATHS, ReverseIndex
 from rofs.vfs import NAME_MAX_BYTES, PATH_MAX_BYTES
 
@@ -37,7 +38,7 @@ def walk(filesystem: ErofsReader, numbers: Sequence[int]) -> None:
         numbers: Of the fuzzer: further nids, offsets and lengths.
     """
     nids = _reachable(filesystem)
-    operations = Operations(filesystem, lambda _report: None)
+    operations = Operations(filesystem, lambda _report: None, [0] * len(Number))
     for nid in [*nids, *numbers, *(n - 2 for n in numbers), -1, 1 << 64]:
         _use(filesystem, operations, nid, numbers)
     filesystem.statfs()

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SigningKeys
+from tests.mounts.calls import tree
+from tests.mounts.calls.answers import Answers, collect
 from tests.mounts.harness import rofs
 
 
@@ -57,3 +59,11 @@ def small_image(small_tree: Path, signing_keys: SigningKeys, tmp_path_factory: p
 @pytest.fixture
 def trust(signing_keys: SigningKeys) -> Path:
     return signing_keys.certificate_path
+
+
+@pytest.fixture(scope="session")
+def answers(signing_keys: SigningKeys, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """What every call gets from rofs and from the kernel's EROFS, on a tree with xattrs and ACLs."""
+    place = tmp_path_factory.mktemp("answers")
+    tree.make(place / "tree")
+    return collect(_build(place / "tree", place / "every-kind.raw", signing_keys), signing_keys.certificate_path, place)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +17,100 @@ from typing import Any
 
 import jsonschema
 
-from rofs.fuse import kernel, mountinfo
+from rofs.fuse import control, kernel, mountinfo
 
 # In a chroot the root is no mount point, and what is no mount point cannot be made private.
 ROOT_IS_A_MOUNT = mountinfo.mount_on(b"/") is not None
 ROFS = Path(sys.executable).parent / "rofs"
 Events = list[dict[str, Any]]
+_WATCHDOG = "import os, sys, time; time.sleep(float(sys.argv[1])); os.kill(int(sys.argv[2]), 9)"
 
 
-def rofs(*words: str | bytes | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the program and capture what it says."""
+def rofs(
+    *words: str | bytes | Path, check: bool = True, program: Sequence[str | Path] = (ROFS,), version: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the program and capture what it says.
+
+    Args:
+        words: Its arguments.
+        check: Whether it must succeed.
+        program: How it is started.
+        version: A directory with a `rofs` package to use in the place of ours.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(version)} if version else None
     done = subprocess.run(
-        [ROFS, *words], check=False, capture_output=True, text=True, errors="surrogateescape", timeout=120
+        [*program, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=150,
+        env=environment,
     )
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something that happens soon."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    return _state(pid) != "Z"
+
+
+def children_of(pid: int) -> list[int]:
+    """The living children of a process."""
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in children if is_alive(child)]
+
+
+def kill(*pids: int) -> None:
+    """Kill processes, and return when they are gone."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Have processes stopped, as by SIGSTOP, from the beginning of the block to its end."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        # What comes while one is on its way to stop may still be its own.
+        wait_until(lambda: all(_state(pid) == "T" for pid in pids))
+        yield
+    finally:
+        for pid in filter(is_alive, pids):
+            os.kill(pid, signal.SIGCONT)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def drop_pages(*paths: Path) -> None:
+    """Have the kernel forget the content of files."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
+def chain_is_intact(log: Path, *options: str) -> bool:
+    """Whether `rofs audit verify` finds nothing wrong."""
+    return rofs("audit", "verify", log, *options, check=False).returncode == 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +126,30 @@ class Mounted:
         (found,) = mounts
         assert isinstance(found, dict)
         return found
+
+    def worker_pids(self) -> list[int]:
+        return [worker["pid"] for worker in self.status()["workers"]]
+
+    def answers(self) -> bool:
+        """Whether `status` does: while a supervisor is being replaced it does not."""
+        return rofs("status", self.directory, check=False).returncode == 0
+
+    def wait_for_status(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 30) -> dict[str, Any]:
+        """The status, as soon as it answers and is as wanted."""
+        last: dict[str, Any] = {}
+
+        def is_as_wanted() -> bool:
+            nonlocal last
+            if not self.answers():
+                return False
+            last = self.status()
+            return condition(last)
+
+        try:
+            wait_until(is_as_wanted, seconds)
+        except AssertionError:
+            raise AssertionError(f"the status did not become as wanted; it is {last}") from None
+        return last
 
     def events(self, kind: str | None = None) -> Events:
         return read_events(self.log, kind)
@@ -72,21 +176,56 @@ def read_events(log: Path, kind: str | None = None) -> Events:
     return [event for event in events if kind in {None, event["event"]}]
 
 
+def count_of(log: Path, kind: str) -> int:
+    """How often something happened, by the log: an event may count many. Checks no schema: there may be very many."""
+    with log.open() as file:
+        events = [event for event in map(json.loads, file) if event["event"] == kind]
+    return sum(event.get("count", 1) for event in events)
+
+
 @contextmanager
-def mounted(image: Path, trust: Path, place: Path, *options: str | Path) -> Iterator[Mounted]:
-    """Mount below `place`, which also holds the log; unmount at the end, whatever happened."""
+def mounted(
+    image: Path,
+    trust: Path,
+    place: Path,
+    *options: str | Path,
+    program: Sequence[str | Path] = (ROFS,),
+    longest_seconds: float = 300,
+) -> Iterator[Mounted]:
+    """Mount below `place`, which also holds the log; unmount at the end, whatever happened.
+
+    A mount that stands still ends after `longest_seconds`.
+    """
+    directory, log = _prepare(place)
+    rofs("mount", image, directory, "--trust", trust, "--audit-log", log, *options, program=program)
+    with _until_unmounted(Mounted(directory, log), longest_seconds) as mount:
+        yield mount
+
+
+def _prepare(place: Path) -> tuple[Path, Path]:
     place.mkdir(exist_ok=True)
-    directory, log = place / "mnt", place / "audit.jsonl"
-    directory.mkdir(exist_ok=True)
-    rofs("mount", image, directory, "--trust", trust, "--audit-log", log, *options)
+    (place / "mnt").mkdir(exist_ok=True)
+    return place / "mnt", place / "audit.jsonl"
+
+
+@contextmanager
+def _until_unmounted(mount: Mounted, seconds: float) -> Iterator[Mounted]:
+    keeper = control.status(str(mount.directory))["keeper"]
+    # Who waits for a mount that stands still cannot be woken otherwise, nor look at a clock.
+    words = [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(seconds), str(keeper)]
+    watchdog = subprocess.Popen(words)
     try:
-        yield Mounted(directory, log)
+        yield mount
     finally:
-        gone = rofs("umount", directory, check=False)
+        watchdog.kill()
+        barked = watchdog.wait() == 0
+        gone = rofs("umount", mount.directory, check=False)
         if gone.returncode:
-            kernel.unmount(os.fsencode(directory), lazy=True)
-    if is_mount(directory):
-        raise AssertionError(f"{directory} is still mounted: {gone.stderr}")
+            kernel.unmount(os.fsencode(mount.directory), lazy=True)
+    if barked:
+        raise AssertionError(f"{mount.directory} stood still, and its keeper was killed")
+    if is_mount(mount.directory):
+        raise AssertionError(f"{mount.directory} is still mounted: {gone.stderr}")
 
 
 def is_mount(directory: Path) -> bool:
