@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 from cryptography.x509 import Certificate
 
@@ -20,6 +21,11 @@ from rofs.trust.keys import PrivateKey
 from rofs.trust.verify import TrustedCertificate, TrustPolicy
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+# No timed tests: how long an input takes to make, or to be worked on, says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
