@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from rofs.trust.verify import TrustedCertificate, TrustPolicy
 
 REPOSITORY = Path(__file__).parent.parent
 
+
+# What a shell starts in the background ignores SIGINT, and so would all that tests start and want to interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No timed tests: how long an input takes to make, or to be worked on, says how busy the machine is.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from tests.test_readme import assert_shown, block
 
 SCRIPTS = REPOSITORY / "scripts"
-ALL = ["setup", "debian-root", "oracle-root", "demo", "test", "fuzz", "bench"]
+ALL = ["setup", "debian-root", "oracle-root", "systemd-root", "demo", "test", "fuzz", "bench"]
 
 
 def run(*words: str | Path, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def test_is_valid_and_licensed(script: str) -> None:
     run("bash", "-n", SCRIPTS / script)
 
 
-@pytest.mark.parametrize("script", ["setup", "debian-root", "oracle-root", "demo"])
+@pytest.mark.parametrize("script", ["setup", "debian-root", "oracle-root", "systemd-root", "demo"])
 def test_refuses_words_it_does_not_know(script: str) -> None:
     done = run(SCRIPTS / script, "--what", check=False)
     assert done.returncode == 2

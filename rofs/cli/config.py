@@ -29,6 +29,9 @@ class Config:
         workers: As for `mount --workers`.
         audit_log_directory: Where audit logs are.
         options: As for `mount -o`.
+        on_corruption: As for `mount --on-corruption`.
+        event_hook: As for `mount --event-hook`.
+        corruption_hook: As for `mount --corruption-hook`.
     """
 
     path: str
@@ -38,6 +41,9 @@ class Config:
     workers: int | None = None
     audit_log_directory: str | None = None
     options: tuple[str, ...] = ()
+    on_corruption: str | None = None
+    event_hook: str | None = None
+    corruption_hook: str | None = None
 
 
 def load(path: str | None = None) -> Config:
@@ -87,11 +93,27 @@ def _directory(value: object) -> str:
     return value
 
 
+def _one_of(value: object, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"expected {' or '.join(map(repr, choices))}")
+    return value
+
+
 def _mode(value: object) -> str:
     from rofs.cli.mount import MODES
 
-    if not isinstance(value, str) or value not in MODES:
-        raise ValueError(f"expected {' or '.join(map(repr, MODES))}")
+    return _one_of(value, MODES)
+
+
+def _on_corruption(value: object) -> str:
+    from rofs.cli.mount import ON_CORRUPTION
+
+    return _one_of(value, ON_CORRUPTION)
+
+
+def _command(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError("expected a command for the shell")
     return value
 
 
@@ -114,7 +136,15 @@ def _image_policy(value: object) -> str:
 
 _KEYS: dict[str, dict[str, Callable[[object], Any]]] = {
     "": {"trust": _paths, "image-policy": _image_policy},
-    "mount": {"mode": _mode, "workers": _workers, "audit-log-directory": _directory, "options": _strings},
+    "mount": {
+        "mode": _mode,
+        "workers": _workers,
+        "audit-log-directory": _directory,
+        "options": _strings,
+        "on-corruption": _on_corruption,
+        "event-hook": _command,
+        "corruption-hook": _command,
+    },
 }
 
 

@@ -63,7 +63,7 @@ _VERBS = (
     _Verb("mount", "mount a verified image; refuse and record every change"),
     _Verb("umount", "unmount"),
     _Verb("status", "show mounts"),
-    _Verb("audit", "show or verify an audit log"),
+    _Verb("audit", "show, verify, follow or report on an audit log"),
     _Verb("install-system", "install mount helper, units, man pages and completion"),
 )
 _EPILOG = """\

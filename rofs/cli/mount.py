@@ -27,8 +27,18 @@ In audit mode every write, rename and unlink is refused with EROFS and recorded 
 tried. In sealed mode the mount is read-only for the kernel too, which refuses before rofs sees it: cheaper,
 but nobody learns who tried. In both modes it is recorded when somebody remounts it or mounts over it.
 
+The first corrupt block can also end the mount (--on-corruption stop: out of sight at once, the processes that
+serve it end within seconds, with exit code 4 in the foreground) or restart the machine (restart: root only,
+once for each image, as /var/lib/rofs/restarted-ROOTHASH says from then on; after that as eio).
+
+Hooks run as whoever mounts, root without confinement, through /bin/sh: one process of each at a time, at most one
+a second and 30 s long. ROFS_SKIPPED says how many events came too fast for one; the log has them all.
+
 example:
   rofs mount tree.raw /mnt --trust keys/rofs.crt -o suid,dev
+
+  mail what is corrupt, and go on:
+  rofs mount tree.raw /mnt --corruption-hook 'mail -s corrupt root'
 
   a read-only superblock, and eight processes that answer:
   rofs mount tree.raw /mnt --trust keys/rofs.crt --mode sealed --workers 8
@@ -38,6 +48,7 @@ example:
 """
 
 MODES = ("audit", "sealed")
+ON_CORRUPTION = ("eio", "stop", "restart")
 MAX_WORKERS = 32
 
 _KNOWN = "suid, dev, exec, allow_other (or no and one of these), or noresend"
@@ -66,6 +77,13 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         type=_worker_count,
         help=f"how many processes answer, 1 to {MAX_WORKERS} (default: as many as there are CPUs, from 2 to 4)",
     )
+    parser.add_argument(
+        "--on-corruption",
+        choices=ON_CORRUPTION,
+        help="what the first corrupt block brings about besides the I/O error (default: eio)",
+    )
+    parser.add_argument("--event-hook", metavar="CMD", help="shell command that gets each event on its standard input")
+    parser.add_argument("--corruption-hook", metavar="CMD", help="the same for corruption alone")
     parser.add_argument(
         "--takeover",
         action="store_true",
@@ -96,6 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _options(arguments: argparse.Namespace) -> MountOptions:
     """What the command line says, and where it does not, /etc/rofs.toml."""
     from rofs.fuse import launch, places
+    from rofs.fuse.request import Reactions
 
     defaults = config.load()
     log = arguments.audit_log
@@ -107,12 +126,22 @@ def _options(arguments: argparse.Namespace) -> MountOptions:
         log,
         mode=arguments.mode or defaults.mode or MODES[0],
         workers=arguments.workers or defaults.workers,
+        reactions=Reactions(
+            arguments.on_corruption or defaults.on_corruption or ON_CORRUPTION[0],
+            _first(arguments.event_hook, defaults.event_hook),
+            _first(arguments.corruption_hook, defaults.corruption_hook),
+        ),
     )
     try:
         options = _mount_options(options, list(defaults.options))
     except UsageError as error:
         raise InputError(f"{printable(defaults.path)}, options in [mount]: {error}") from error
     return _mount_options(options, arguments.options)
+
+
+def _first(*values: str | None) -> str | None:
+    """The first that is said; an empty one says that there is none."""
+    return next((value for value in values if value is not None), None) or None
 
 
 def _worker_count(text: str) -> int:
@@ -127,6 +156,9 @@ def _check_takeover(arguments: argparse.Namespace) -> None:
         "--foreground": arguments.foreground,
         "--audit-log": arguments.audit_log is not None,
         "--mode": arguments.mode is not None,
+        "--on-corruption": arguments.on_corruption is not None,
+        "--event-hook": arguments.event_hook is not None,
+        "--corruption-hook": arguments.corruption_hook is not None,
         "-o": bool(arguments.options),
     }
     for option in [option for option, is_given in given.items() if is_given]:

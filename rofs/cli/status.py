@@ -106,6 +106,7 @@ def _pairs(mount: dict[str, Any]) -> list[tuple[str, object]]:
         ("mode", f"{mount['mode']} ({_MODES.get(mount['mode'], 'unknown to this version of rofs')})"),
         ("processes", f"keeper {mount['keeper']}, supervisor {mount['supervisor']}"),
         *((f"worker {worker['pid']}", _worker(worker)) for worker in mount["workers"]),
+        ("on corruption", mount.get("on_corruption")),
         ("restarts", mount.get("restarts")),
         ("verified blocks", mount["verified_blocks"]),
         ("blocked writes", mount["blocked_writes"]),

@@ -8,6 +8,7 @@ does not answer is dead. Synchronous and light, so that `rofs status` starts fas
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -25,6 +26,7 @@ _ANSWER_SECONDS = 10.0
 _TAKEOVER_SECONDS = 120.0  # a program starts, and all processes anew
 _LOOK_AGAIN_SECONDS = 0.02
 _END_SECONDS = 20.0  # the last records may take half of it
+_LAZY_SECONDS = 2.0  # for an answer, and for the end of one that nobody seems to use
 
 
 def mounts() -> list[dict[str, Any]]:
@@ -54,17 +56,66 @@ def unmount(mountpoint: str | bytes) -> None:
         StateError: There is no rofs mount there, or it does not answer.
         HostError: Something on it is in use, or the kernel refused; the mount stays.
     """
+    keeper, has_ended = _unmount(mountpoint, lazy=False)
+    if not has_ended:
+        raise HostError(
+            f"{printable(mountpoint)} is unmounted, but still in use by open files or in another mount namespace; "
+            f"its processes end when that lets go (keeper {keeper})"
+        )
+
+
+def unmount_lazily(mountpoint: str | bytes) -> int | None:
+    """Take a mount out of sight; its processes go on for those who use it still, and then end by themselves.
+
+    One that does not answer, since its processes are gone or hang, is taken out of sight by ourselves.
+
+    Returns:
+        Pid of the keeper that goes on; None when none does, or it is not known.
+
+    Raises:
+        StateError: There is no rofs mount there.
+        HostError: The kernel refused; the mount stays.
+    """
+    try:
+        keeper, has_ended = _unmount(mountpoint, lazy=True)
+    except StateError:
+        from rofs.fuse import kernel, mountinfo, usermount  # noqa: PLC0415 - seldom of use, and status starts fast
+
+        path = os.path.realpath(os.fsencode(mountpoint))
+        mount = mountinfo.mount_on(path)
+        if mount is None or mount.fstype != kernel.FILESYSTEM_TYPE.encode():
+            raise
+        if number := (usermount.unmount if os.geteuid() else kernel.unmount)(path, lazy=True):
+            raise HostError(f"cannot unmount {printable(mountpoint)}: {os.strerror(number)}") from None
+        _remove_if_left(_directory_of(mountpoint))
+        return None
+    return None if has_ended else keeper
+
+
+def _remove_if_left(directory: str) -> None:
+    """Remove the runtime directory of a mount whose supervisor is gone: a living one holds a lock on it."""
+    from rofs.fuse import control_server  # noqa: PLC0415 - knows us, and is heavy
+
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            control_server.remove(directory)
+        finally:
+            os.close(fd)
+
+
+def _unmount(mountpoint: str | bytes, *, lazy: bool) -> tuple[int, bool]:
+    """The keeper's pid, and whether it has ended soon."""
     directory = _directory_of(mountpoint)
-    keeper = _status(directory, mountpoint)["keeper"]
+    # Who wants it out of sight in any case does not wait long for one that hangs.
+    keeper = _status(directory, mountpoint, _LAZY_SECONDS if lazy else _ANSWER_SECONDS)["keeper"]
     with _process(keeper) as pidfd:
-        answer = _ask(directory, "umount", mountpoint)
+        answer = _ask(directory, "umount", mountpoint, {"lazy": lazy})
         if answer.get("ok") is not True:
             raise HostError(f"cannot unmount {printable(mountpoint)}: {answer.get('error', 'it does not say why')}")
-        if pidfd is not None and not select.select([pidfd], [], [], _END_SECONDS)[0]:
-            raise HostError(
-                f"{printable(mountpoint)} is unmounted, but still in use by open files or in another mount namespace; "
-                f"its processes end when that lets go (keeper {keeper})"
-            )
+        seconds = _END_SECONDS if not lazy else 0 if answer.get("in_use") else _LAZY_SECONDS
+        return keeper, pidfd is None or bool(select.select([pidfd], [], [], seconds)[0])
 
 
 def take_over(
@@ -124,8 +175,8 @@ def _process(pid: int) -> Iterator[int | None]:
         os.close(fd)
 
 
-def _status(directory: str, mountpoint: str | bytes | None = None) -> dict[str, Any]:
-    answer = _ask(directory, "status", mountpoint)
+def _status(directory: str, mountpoint: str | bytes | None = None, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
+    answer = _ask(directory, "status", mountpoint, seconds=seconds)
     status = answer.get("status")
     if not isinstance(status, dict) or type(status.get("keeper")) is not int:
         shown = printable(mountpoint if mountpoint is not None else directory)

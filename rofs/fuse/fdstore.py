@@ -88,6 +88,8 @@ def recover(stored: Sequence[tuple[str, int]]) -> Kept | None:
     """
     fds = dict(stored)
     found = {key: fds[name] for name, key in _FDS.items() if name in fds}
+    if "data_fd" in found:  # of a disk image both are one, and the manager keeps no descriptor twice
+        found.setdefault("hash_fd", found["data_fd"])
     kept = None
     if _STATE in fds and len(found) == len(_FDS) and kernel.is_connected(found["fuse_fd"]):
         orphans = [fd for name, fd in stored if name.startswith(_CLONE)]

@@ -15,14 +15,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from rofs.errors import FormatError, StateError
 from rofs.fuse.crew import Served, Worker
 from rofs.fuse.kernel import Handshake
 from rofs.fuse.process import Child
-from rofs.fuse.request import Place
+from rofs.fuse.request import Place, Reactions
 from rofs.fuse.shared import SharedState
 from rofs.image.open import ImageFacts, ImageFiles
 
@@ -48,6 +48,7 @@ class Kept:
         link: Our end of the line to the supervisor.
         notify_address: Of the service manager; None when there is none.
         orphans: Clones of workers that have died with their keeper; to be closed when their requests are handed on.
+        reactions: What is done when something happens to it.
     """
 
     place: Place
@@ -60,6 +61,7 @@ class Kept:
     link: socket.socket
     notify_address: str | None = None
     orphans: tuple[int, ...] = ()
+    reactions: Reactions = field(default_factory=Reactions)
 
 
 def command_of_this_program() -> list[str]:
@@ -222,6 +224,7 @@ def _pack(kept: Kept) -> bytes:
             "resolver": _pack_child(kept.resolver),
             "link_fd": kept.link.fileno(),
             "notify_address": kept.notify_address,
+            "reactions": asdict(kept.reactions),
         }
     ).encode()
 
@@ -257,6 +260,7 @@ def _unpack(state: Mapping[str, Any]) -> Kept:
         resolver=_unpack_child(state["resolver"], "resolver") if state["resolver"] else None,
         link=socket.socket(fileno=state["link_fd"]),
         notify_address=state["notify_address"],
+        reactions=Reactions(**state["reactions"]),
     )
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper process: verifies, mounts, starts the others and replaces them when they die, ends the mount.
+"""The keeper process: starts the others and replaces them when they die, hands the mount over, and ends it.
 
 Single-threaded and without an event loop, so that it can fork; parses nothing of the image. It is the
 parent of the supervisor, the workers (`crew`) and the resolver, which it starts from its own warm state.
-What a mount can go through is the table in `life`; that another program takes its place is in `handover`.
+What a mount can go through is the table in `life`; that another program takes its place is in `handover`; how
+it begins, in `start`. Long, since all of it is about the same few processes and the one table.
 """
 
 from __future__ import annotations
@@ -15,14 +16,24 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-from rofs.errors import HostError, RofsError, StateError, printable
-from rofs.fuse import control_server, handover, kernel, mountinfo, resolver, signals, supervisor, usermount, verifier
-from rofs.fuse.confine import RESOLVER, confine, forbid_dumps
-from rofs.fuse.crew import Crew, Served, Worker
+from rofs.errors import HostError, ImageError, RofsError, StateError, printable
+from rofs.fuse import (
+    control_server,
+    handover,
+    kernel,
+    mountinfo,
+    reaction,
+    resolver,
+    supervisor,
+    usermount,
+    verifier,
+)
+from rofs.fuse.confine import RESOLVER, confine
+from rofs.fuse.crew import Crew, Worker
 from rofs.fuse.fdstore import FdStore
 from rofs.fuse.handover import Kept
 from rofs.fuse.life import Event, Life, State
@@ -30,150 +41,21 @@ from rofs.fuse.link import KeeperLink
 from rofs.fuse.notify import Notifier
 from rofs.fuse.post import Post
 from rofs.fuse.process import fork
-from rofs.fuse.request import MountRequest
-from rofs.fuse.shared import SharedState, Total
+from rofs.fuse.shared import Total
 from rofs.fuse.signals import Signals
-from rofs.fuse.verifier import Verification
-from rofs.image.open import ImageFacts, reopen_image
+from rofs.image.open import reopen_image
 
 _START_SECONDS = 60.0  # for a supervisor that waits for the log, or a worker on a slow disk
 _END_SECONDS = 15.0  # for the supervisor's last records
 _LOOK_SECONDS = 1.0
 _MANAGER_SECONDS = 2.0
-_NOT_MOUNTED = -1
+NOT_MOUNTED: Final = -1  # in the place of a descriptor
+_CLOSE_SECONDS = 5.0  # for open files, when a signal has asked us to end
+_STOP_SECONDS = 1.0  # for the answers that workers are at
 _MAX_UNRECORDED = 100  # deaths that no supervisor has recorded
 
 
-def run(
-    request: MountRequest,
-    verification: Verification,
-    caught: Signals,
-    announce: Callable[[ImageFacts], None],
-    notifier: Notifier,
-) -> None:
-    """Mount, serve, and return when the mount has ended; the caller is the keeper from here on.
-
-    Args:
-        request: What and where.
-        verification: Of the image, which goes on meanwhile.
-        caught: Signals of this process.
-        announce: Called once, when the mount answers and is recorded.
-        notifier: To the service manager that has started us, if one has.
-
-    Raises:
-        RofsError: It could not be mounted, and nothing is left; or it ended otherwise than by an unmount.
-    """
-    forbid_dumps()
-    _Start(request, caught, notifier).run(verification.finish(caught), announce)
-
-
-def resume(kept: Kept) -> None:
-    """Go on with a living mount in the place of the program that has started it, with new processes.
-
-    Raises:
-        RofsError: The mount ended otherwise than by an unmount.
-    """
-    forbid_dumps()
-    with signals.caught() as caught:
-        keeper = _Keeper(kept, caught, Notifier(kept.notify_address))
-        keeper.life.happen(Event.TAKEN_OVER)
-        keeper.replace_all()
-        keeper.run()
-
-
-def recover(kept: Kept, notifier: Notifier, caught: Signals, announce: Callable[[ImageFacts], None]) -> None:
-    """Go on with a mount whose keeper has died, with all its processes; see `fdstore`.
-
-    Raises:
-        RofsError: The processes could not be started, or the mount ended otherwise than by an unmount.
-    """
-    forbid_dumps()
-    keeper = _Keeper(kept, caught, notifier)
-    keeper.life.happen(Event.TAKEN_OVER)
-    try:
-        keeper.start_anew(kept.orphans)
-    except BaseException as error:
-        keeper.clean_up(f"the keeper died, and its successor failed: {error}")
-        raise
-    announce(kept.served.facts)
-    keeper.run()
-
-
-class _Start:
-    """From a request to a mount that answers."""
-
-    def __init__(self, request: MountRequest, caught: Signals, notifier: Notifier) -> None:
-        self._request = request
-        self._signals = caught
-        self._notifier = notifier
-
-    def run(self, facts: ImageFacts, announce: Callable[[ImageFacts], None]) -> None:
-        keeper = self._keeper(facts)
-        try:
-            self._mount(keeper)
-            announce(facts)
-            keeper.life.happen(Event.READY)
-            keeper.tell_manager()
-        except BaseException as error:
-            keeper.life.happen(Event.FAILED)
-            keeper.clean_up(f"the start failed: {error}")
-            raise
-        keeper.run()
-
-    def _keeper(self, facts: ImageFacts) -> _Keeper:
-        unknown = kernel.Handshake(b"", resend=False)
-        served = Served(self._request.files, facts, _NOT_MOUNTED, unknown, SharedState())
-        link, _ = socket.socketpair()  # replaced when there is a supervisor
-        return _Keeper(
-            Kept(
-                place=self._request.place,
-                served=served,
-                mount_id=None,
-                wanted=self._request.workers,
-                workers=[],
-                supervisor=None,
-                resolver=None,
-                link=link,
-            ),
-            self._signals,
-            self._notifier,
-        )
-
-    def _mount(self, keeper: _Keeper) -> None:
-        request, acl = self._request, keeper.served.facts.identity.acl
-        keeper.start_supervisor()
-        keeper.expect("ready")
-        fuse_fd = self._mounted_descriptor()
-        mount = mountinfo.mount_on(request.place.mountpoint)
-        keeper.mounted(fuse_fd, mount.mount_id if mount else None)
-        keeper.shake_hands(kernel.answer_init(fuse_fd, acl=acl, resend=request.resend))
-        if mount is not None:
-            kernel.raise_readahead(mount.device)
-        keeper.send({"mounted": keeper.mount_id})
-        recorded = keeper.expect("recorded")
-        if not recorded["recorded"]:
-            raise HostError(f"the audit log cannot be written: {recorded['error']}")
-        keeper.recorded = True
-        keeper.start_resolver()
-        keeper.start_workers()
-
-    def _mounted_descriptor(self) -> int:
-        place, flags = self._request.place, self._request.mount_flags
-        # A source below /dev would make systemd tie the mount to a device unit.
-        source = b"rofs:" * place.image_path.startswith(b"/dev/") + place.image_path
-        allow_other = self._request.allow_other
-        if place.by_user:
-            return usermount.mount(place.mountpoint, source, flags, allow_other=allow_other)
-        fuse_fd = kernel.open_device()
-        try:
-            kernel.mount(fuse_fd, place.mountpoint, source, flags, allow_other=allow_other)
-        except HostError:
-            os.close(fuse_fd)
-            raise
-        return fuse_fd
-
-
-class _Keeper:
+class Keeper:
     """A mount that lives, or is just being made.
 
     Attributes:
@@ -189,6 +71,7 @@ class _Keeper:
         self.mount_id = kept.mount_id
         self.recorded = kept.supervisor is not None or kept.mount_id is not None
         self._place = kept.place
+        self._reactions = kept.reactions
         self._signals = caught
         self._notifier = notifier
         self._store = FdStore(notifier)
@@ -198,7 +81,9 @@ class _Keeper:
         self._link = KeeperLink(kept.link)
         self._unrecorded: list[dict[str, Any]] = []
         self._next_look = 0.0
-        self._failure: str | None = None
+        self._failure: RofsError | None = None
+        self._stop_at: float | None = None
+        self._has_reacted = False
 
     def mounted(self, fuse_fd: int, mount_id: int | None) -> None:
         """The kernel has mounted it."""
@@ -214,15 +99,15 @@ class _Keeper:
         """Keep the mount until it has ended.
 
         Raises:
-            StateError: It ended otherwise than by an unmount.
+            RofsError: It ended otherwise than by an unmount.
         """
         try:
             while self.life.state is not State.ENDED:
                 self._step()
         finally:
-            self.clean_up(self._failure)
+            self.clean_up(str(self._failure) if self._failure else None)
         if self._failure:
-            raise StateError(self._failure)
+            raise self._failure
 
     # Starting the others
 
@@ -241,6 +126,8 @@ class _Keeper:
             keeper=os.getpid(),
             mount_id=self.mount_id if self.recorded else None,
             stored=self._store.is_there,
+            workers_wanted=self._crew.wanted,
+            reactions=self._reactions,
         )
 
         def main() -> None:
@@ -315,17 +202,21 @@ class _Keeper:
         readable = self._signals.wait([link] if self._supervisor.child else [], self._seconds_to_wait())
         if self._signals.stop:
             self._signals.stop = False
-            # At once if nobody uses the mount, else out of sight.
+            # At once if nobody uses the mount, else out of sight; who still has a file open has a moment to close it.
             if self._unmount():
                 self._unmount(lazy=True)
+                self._stop_at = time.monotonic() + _CLOSE_SECONDS
         if readable:
             self._on_message(self._link.receive())
         self._bury_the_dead()
+        if self._stop_at is not None and time.monotonic() >= self._stop_at and self.life.state is not State.ENDED:
+            self.life.happen(Event.UNMOUNTED)  # whoever has still something open there gets ENOTCONN
         if self.life.state is not State.ENDED:
             self._replace_due()
 
     def _seconds_to_wait(self) -> float:
         dues = [post.due for post in (self._supervisor, self._resolver) if post.child is None]
+        dues += [] if self._stop_at is None else [self._stop_at]
         return self._crew.seconds_until_due(max(0.0, min([self._next_look, *dues]) - time.monotonic()))
 
     def _on_message(self, message: dict[str, Any] | None) -> None:
@@ -333,12 +224,30 @@ class _Keeper:
         if message is None:
             return
         if "unmount" in message:
-            self.send({"unmounted": True, "errno": self._unmount()})
+            number, in_use = self._unmount(), False
+            if number == errno.EBUSY and message.get("lazy"):
+                number, in_use = self._unmount(lazy=True), True
+            self.send({"unmounted": True, "errno": number, "in_use": in_use})
+        elif "corruption" in message:
+            self._react()
         elif "exit_recorded" in message:
             if (recorded := {"worker_exit": message["exit_recorded"]}) in self._unrecorded:
                 self._unrecorded.remove(recorded)
         elif "takeover" in message:
             self.send({"taken_over": True, "error": self._hand_over(message["takeover"])})
+
+    def _react(self) -> None:
+        """A corrupt block was met, and its event is in the log, if it can be."""
+        if self._has_reacted:
+            return
+        self._has_reacted = True
+        if self._reactions.on_corruption == "stop":
+            self._failure = ImageError("a block is corrupt, and --on-corruption stop has ended the mount")
+            self._unmount(lazy=True)
+            self._stop_at = time.monotonic() + _STOP_SECONDS
+        elif self._reactions.on_corruption == "restart":
+            outcome = reaction.restart_once(self.served.facts.root_hash)
+            self.send({"reaction": {"status": outcome.status, "detail": outcome.detail}})
 
     def _bury_the_dead(self) -> None:
         for member in [member for member in self._crew.workers if member.child.has_ended()]:
@@ -359,7 +268,7 @@ class _Keeper:
     def _on_disconnected(self) -> None:
         """A worker has ended since the kernel will send no more requests."""
         if self.mount_id is not None and mountinfo.mount_with(self.mount_id) is not None:
-            self._failure = "the connection to the kernel was aborted; the mount was ended"
+            self._failure = StateError("the connection to the kernel was aborted; the mount was ended")
             self._unmount(lazy=True)
         self.mount_id = None
         self.life.happen(Event.UNMOUNTED)
@@ -423,6 +332,7 @@ class _Keeper:
             resolver=self._resolver.child,
             link=self._link.connection,
             notify_address=self._notifier.address,
+            reactions=self._reactions,
         )
 
     def tell_manager(self) -> None:
@@ -507,7 +417,7 @@ class _Keeper:
         with contextlib.suppress(OSError):
             self._link.send({"end": failure or "unmounted"})
         self._crew.dismiss()
-        if self.served.fuse_fd != _NOT_MOUNTED:
+        if self.served.fuse_fd != NOT_MOUNTED:
             os.close(self.served.fuse_fd)  # with the workers' gone too, the kernel aborts what still waits
         self._supervisor.end(_END_SECONDS)
         self._resolver.end()

@@ -86,7 +86,15 @@ def open_device() -> int:
         raise from_os_error(error, "cannot open", FUSE_DEVICE) from error
 
 
-def mount(fuse_fd: int, mountpoint: bytes, source: bytes, flags: int, *, allow_other: bool = True) -> None:
+def mount(
+    fuse_fd: int,
+    mountpoint: bytes,
+    source: bytes,
+    flags: int,
+    *,
+    allow_other: bool = True,
+    directory_fd: int | None = None,
+) -> None:
     """Mount a filesystem that the holder of `fuse_fd` serves, permissions checked by the kernel.
 
     Args:
@@ -95,13 +103,15 @@ def mount(fuse_fd: int, mountpoint: bytes, source: bytes, flags: int, *, allow_o
         source: What /proc/mounts shows as the device; never a `/dev/` name.
         flags: MS_NOSUID and the like.
         allow_other: Whether users other than this one may use it.
+        directory_fd: The mount point, when it is open already.
 
     Raises:
         HostError: The kernel refused; says why.
     """
     data = b"fd=%d,rootmode=40000,user_id=%d,group_id=%d,default_permissions" % (fuse_fd, os.geteuid(), os.getegid())
     data += b",allow_other" * allow_other
-    if _libc.mount(source, mountpoint, FILESYSTEM_TYPE.encode(), ctypes.c_ulong(flags), data):
+    target = mountpoint if directory_fd is None else b"/proc/self/fd/%d" % directory_fd
+    if _libc.mount(source, target, FILESYSTEM_TYPE.encode(), ctypes.c_ulong(flags), data):
         number = ctypes.get_errno()
         advice = "; mounting needs root (CAP_SYS_ADMIN)" if number == errno.EPERM else ""
         raise HostError(f"cannot mount on {printable(mountpoint)}: {os.strerror(number)}{advice}")

@@ -7,6 +7,7 @@ In the background the caller returns when the mount answers, or with the reason 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import resource
@@ -14,13 +15,13 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rofs.errors import HostError, RofsError, StateError, from_os_error, printable
-from rofs.fuse import control, kernel, mountinfo, places, signals, usermount, verifier
+from rofs.fuse import control, kernel, mountinfo, places, reaction, signals, usermount, verifier
 from rofs.fuse.notify import Notifier, stored_fds
 from rofs.fuse.process import close_all_but, fork
-from rofs.fuse.request import MountRequest, Place
+from rofs.fuse.request import MountRequest, Place, Reactions
 from rofs.fuse.verifier import Verification, pack_error, unpack_error
 from rofs.image.open import ImageFacts, open_file
 from rofs.trust.verify import TrustPolicy
@@ -47,6 +48,7 @@ class MountOptions:
         workers: How many processes answer requests; None for 2, or as many as there are CPUs up to 4.
         allow_other: Whether other users may use it; None for yes with root, and no for an ordinary user.
         resend: Whether a dead worker's requests are handed out again where the kernel can.
+        reactions: What is done when something happens to it.
     """
 
     policy: TrustPolicy
@@ -58,6 +60,7 @@ class MountOptions:
     workers: int | None = None
     allow_other: bool | None = None
     resend: bool = True
+    reactions: Reactions = field(default_factory=Reactions)
 
     @property
     def mount_flags(self) -> int:
@@ -91,13 +94,16 @@ def mount_in_foreground(
 
 def _recover(stored: Sequence[tuple[str, int]], notifier: Notifier, announce: Callable[[ImageFacts], None]) -> bool:
     """Go on with the mount of a keeper of this unit that has died, until it ends; whether there was one."""
-    from rofs.fuse import fdstore, keeper  # noqa: PLC0415 - heavy, and seldom of use
+    from rofs.fuse import fdstore, start  # noqa: PLC0415 - heavy, and seldom of use
 
     kept = fdstore.recover(stored)
     if kept is None:
+        for name in {name for name, _ in stored}:  # or a mount that nobody can go on with would never count as dead
+            notifier.remove(name)
+        notifier.barrier(_ANSWER_SECONDS)
         return False
     with signals.caught() as caught:
-        keeper.recover(kept, notifier, caught, announce)
+        start.recover(kept, notifier, caught, announce)
     return True
 
 
@@ -165,32 +171,38 @@ def _keep(
     with signals.caught() as caught:
         verification = Verification(request.files, policy)
         # What the other processes need takes as long to import as the image to open: at the same time.
-        from rofs.fuse import keeper  # noqa: PLC0415
+        from rofs.fuse import start  # noqa: PLC0415
 
-        keeper.run(request, verification, caught, announce, notifier)
+        start.run(request, verification, caught, announce, notifier)
 
 
 def _be_keeper(request: MountRequest, policy: TrustPolicy, pipe: int) -> None:
     """Serve in the child process, which never returns."""
+    waiting = os.fdopen(pipe, "wb", buffering=0)  # closed by whoever answers
 
     def announce(facts: ImageFacts) -> None:
-        os.write(pipe, b"F" + facts.to_json())
-        os.close(pipe)
+        with waiting:
+            waiting.write(b"F" + facts.to_json())
+
+    def fail(error: RofsError) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody waits any more
+            waiting.write(b"E" + pack_error(error))
 
     status = 1
     try:
+        # While we are in the group of whoever has started us; see `MountRequest`.
+        directory_fd = os.open(request.place.mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        request = dataclasses.replace(request, mountpoint_fd=directory_fd)
         os.setsid()
         os.chdir("/")
         _lift_limits()
-        _let_go_of_the_caller({*request.files.fds, pipe})
+        _let_go_of_the_caller({*request.files.fds, pipe, directory_fd})
         _keep(request, policy, announce, Notifier(None))
         status = 0
     except RofsError as error:
-        with contextlib.suppress(OSError):
-            os.write(pipe, b"E" + pack_error(error))
+        fail(error)
     except BaseException as error:  # noqa: BLE001 - the parent waits for an answer
-        with contextlib.suppress(OSError):
-            os.write(pipe, b"E" + pack_error(HostError(f"internal error: {type(error).__name__}: {error}")))
+        fail(HostError(f"internal error: {type(error).__name__}: {error}"))
     finally:
         os._exit(status)
 
@@ -216,6 +228,8 @@ def _request(image: str | bytes, directory: str | bytes, options: MountOptions) 
     by_user = os.geteuid() != 0
     if by_user:
         _check_user_can(options)
+    elif options.reactions.on_corruption == "restart":
+        reaction.check()
     os.close(kernel.open_device())  # what is missing is said before anything was started
     files = open_file(image)
     log_path = places.default_log(mountpoint) if options.log_path is None else options.log_path
@@ -234,6 +248,7 @@ def _request(image: str | bytes, directory: str | bytes, options: MountOptions) 
         workers=options.workers or max(_FEWEST_WORKERS, min(_USUAL_WORKERS, len(os.sched_getaffinity(0)))),
         allow_other=not by_user if options.allow_other is None else options.allow_other,
         resend=options.resend,
+        reactions=options.reactions,
     )
 
 
@@ -241,6 +256,8 @@ def _check_user_can(options: MountOptions) -> None:
     """Say what fusermount3 would not do, rather than do something else."""
     if options.suid or options.dev:
         raise HostError("an ordinary user's mount has neither set-user-id bits nor devices: leave out -o suid,dev")
+    if options.reactions.on_corruption == "restart":
+        raise HostError("--on-corruption restart needs root, since it restarts the machine: use stop, or eio")
 
 
 def _mountpoint(directory: str | bytes) -> bytes:

@@ -64,7 +64,9 @@ class Link:
     async def _receive(self) -> Mapping[str, Any] | None:
         try:
             data, ancillary, _flags, _address = await self._connection.recvmsg(
-                MAX_MESSAGE_BYTES, socket.CMSG_SPACE(_FD_BYTES)
+                MAX_MESSAGE_BYTES,
+                socket.CMSG_SPACE(_FD_BYTES),
+                socket.MSG_CMSG_CLOEXEC,  # a hook is none of those that they are for
             )
         except ConnectionError:
             return None

@@ -6,6 +6,7 @@ It reads when it is asked; `tamper` waits for changes. It knows only the mount n
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -70,6 +71,13 @@ def _parse_line(line: bytes) -> Mount | None:
 def mount_on(mountpoint: bytes) -> Mount | None:
     """The mount that is seen at a path; None when it is no mount point."""
     return next((mount for mount in reversed(_read()) if mount.mountpoint == mountpoint), None)
+
+
+def fstype_of(path: str | bytes) -> bytes | None:
+    """The type of the filesystem that a file is on; None when no mount that can be seen has its device number."""
+    number = os.stat(path).st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    return next((mount.fstype for mount in _read() if mount.device == device), None)
 
 
 def mount_with(mount_id: int) -> Mount | None:

@@ -100,14 +100,22 @@ class Recorder:
         shared: The memory of the mount; counts of what was recorded go there.
         proc_fd: An open directory descriptor of /proc; None when it shows other processes than ours.
         gate: What keeps floods out of the log; None for the usual limits.
+        on_corruption: Told of each report of a corrupt block, when it is in the log if it can be, or counted.
     """
 
     def __init__(
-        self, log: AuditLog, shared: SharedState, *, proc_fd: int | None, gate: Floodgate | None = None
+        self,
+        log: AuditLog,
+        shared: SharedState,
+        *,
+        proc_fd: int | None,
+        gate: Floodgate | None = None,
+        on_corruption: Callable[[], object] = lambda: None,
     ) -> None:
         self._log = log
         self._shared = shared
         self._gate = gate or Floodgate(proc_fd=proc_fd)
+        self._on_corruption = on_corruption
         self._flooded = trio.Event()
         self._resolver = _ResolverLink(self._resolver_failed)
         self._proc_fd = proc_fd
@@ -243,6 +251,7 @@ class Recorder:
         """A report was counted, and will be in the log with others."""
         self._add_to_totals(report)
         self._share_count()
+        self._react_to(report)
 
     def _share_count(self) -> None:
         """What is counted here and not recorded is lost with this process: its successor is to know."""
@@ -293,6 +302,7 @@ class Recorder:
         self.write(event, **{**fields, **record.repeats, "detail": "; ".join(details) or None})
         self._gate.recorded(record, self._log.written_bytes - before_bytes)
         self._share_count()
+        self._react_to(record.report)
 
     async def _event_of(self, record: Record) -> tuple[str, Mapping[str, object]]:
         report = record.report
@@ -312,6 +322,10 @@ class Recorder:
             self._shared.add(Total.BLOCKED_WRITES)
         elif event == "corruption":
             self._shared.add(Total.CORRUPTION)
+
+    def _react_to(self, report: Report) -> None:
+        if kind_of(report).event == "corruption":
+            self._on_corruption()
 
     async def _paths(self, nid: int | None) -> tuple[str, ...]:
         return () if nid is None else (await self._resolver.ask(PathsQuestion(nid))).paths

@@ -30,6 +30,21 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Reactions:
+    """What is done when something happens to a mount; belongs to it for all its life.
+
+    Attributes:
+        on_corruption: What a corrupt block brings about besides EIO: `eio` (nothing), `stop` or `restart`.
+        event_hook: Command for the shell that is told of every event; None or empty for none.
+        corruption_hook: The same for corruption alone.
+    """
+
+    on_corruption: str = "eio"
+    event_hook: str | None = None
+    corruption_hook: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MountRequest:
     """What is to be mounted where.
 
@@ -40,6 +55,9 @@ class MountRequest:
         workers: How many processes answer requests.
         allow_other: Whether other users than the one who mounts may use it; the usual with root.
         resend: Whether unanswered requests are handed out again where the kernel can.
+        reactions: What is done when something happens to it.
+        mountpoint_fd: The mount point, opened by whoever has asked for the mount. Under an automount of systemd
+            only processes of the group that it has started get past it, and a keeper in the background is none.
     """
 
     files: ImageFiles
@@ -48,3 +66,5 @@ class MountRequest:
     workers: int
     allow_other: bool = True
     resend: bool = True
+    reactions: Reactions = Reactions()
+    mountpoint_fd: int | None = None

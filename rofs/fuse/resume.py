@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from rofs.errors import RofsError
-from rofs.fuse import handover, keeper
+from rofs.fuse import handover, start
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
             return 1
         return 0
     try:
-        keeper.resume(handover.load(int(arguments[0])))
+        start.resume(handover.load(int(arguments[0])))
     except RofsError as error:
         sys.stderr.write(f"rofs: error: {error}\n")
         return 1

@@ -48,6 +48,7 @@ class Number(IntEnum):
     REPORTED = 3  # number of the last report that was made
     ACCOUNTED = 4  # number of the last report that was recorded or counted as lost; the supervisor's
     PUSHED = 5  # files pushed into the page cache
+    CACHE_HITS = 6  # hash blocks found verified in memory
 
 
 class SharedState:

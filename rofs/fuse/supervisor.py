@@ -13,7 +13,7 @@ import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import trio
@@ -22,14 +22,19 @@ from rofs import __version__
 from rofs.audit.event import escape_path
 from rofs.audit.log import AuditLog
 from rofs.fuse import confine, control_server, tamper
+from rofs.fuse.hooks import Hooks
 from rofs.fuse.link import Link
 from rofs.fuse.process import WORKER_MEMORY_BYTES
 from rofs.fuse.recorder import Recorder
+from rofs.fuse.request import Reactions
 from rofs.fuse.shared import MAX_SLOTS, Number, SharedState, Total
 from rofs.image.open import ImageFacts
 
 _LAST_RECORDS_SECONDS = 10.0
 _RETIRE_SECONDS = 2.0
+# For what hooks are at in the end, so that with the above the keeper does not lose its patience ...
+_HOOKS_SECONDS = 4.0
+_RETIRED_HOOKS_SECONDS = 2.0  # ... nor a successor, which waits for the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Supervised:
         keeper: Pid of the keeper.
         stored: Whether somebody keeps the mount for the case that its keeper dies.
         mount_id: Of the mount that it is in the place of another supervisor for; None for the first.
+        workers_wanted: How many workers there are to be.
+        reactions: What is done when something happens to the mount.
     """
 
     mountpoint: bytes
@@ -59,6 +66,8 @@ class Supervised:
     keeper: int
     mount_id: int | None = None
     stored: bool = False
+    workers_wanted: int = 0
+    reactions: Reactions = field(default_factory=Reactions)
 
 
 def serve(setup: Supervised, keeper: socket.socket) -> None:
@@ -70,9 +79,17 @@ def serve(setup: Supervised, keeper: socket.socket) -> None:
     proc_fd = _open_proc()
     identity = setup.facts.identity
     image = {"name": identity.name, "version": identity.version, "root_hash": setup.facts.root_hash}
-    with AuditLog(setup.log_path, mount=escape_path(setup.mountpoint), image=image, boot_id=_boot_id()) as log:
-        recorder = Recorder(log, setup.shared, proc_fd=proc_fd)
-        supervisor = _Supervisor(setup, log, recorder, Link(trio.socket.from_stdlib_socket(keeper)))
+    mount, reactions = escape_path(setup.mountpoint), setup.reactions
+    hooks = Hooks(
+        reactions.event_hook or None,
+        reactions.corruption_hook or None,
+        lambda why: recorder.write("worker_exit", detail=why),
+    )
+    corrupt = trio.Event()
+    with AuditLog(setup.log_path, mount=mount, image=image, boot_id=_boot_id(), on_written=hooks.offer) as log:
+        recorder = Recorder(log, setup.shared, proc_fd=proc_fd, on_corruption=corrupt.set)
+        link = Link(trio.socket.from_stdlib_socket(keeper))
+        supervisor = _Supervisor(setup, log, recorder, link, hooks, corrupt)
         with control_server.listening(setup.runtime_directory) as listening:
             trio.run(supervisor.run, listening.socket)
             listening.stays = supervisor.retired
@@ -97,11 +114,16 @@ def _boot_id() -> str:
 
 
 class _Supervisor:
-    def __init__(self, setup: Supervised, log: AuditLog, recorder: Recorder, keeper: Link) -> None:
+    def __init__(
+        self, setup: Supervised, log: AuditLog, recorder: Recorder, keeper: Link, hooks: Hooks, corrupt: trio.Event
+    ) -> None:
         self._setup = setup
         self._log = log
         self._recorder = recorder
         self._keeper = keeper
+        self._hooks = hooks
+        self._hooks_ended = trio.Event()
+        self._corrupt = corrupt
         self._workers: list[tuple[int, int]] = []  # pid and slot
         self._ended = trio.Event()
         self._end_reason = ""
@@ -114,11 +136,13 @@ class _Supervisor:
         async with trio.open_nursery() as background:
             background.start_soon(self._keeper.receive, self._on_keeper_message, self._keeper_is_gone)
             background.start_soon(self._recorder.keep_durable)
+            background.start_soon(self._run_hooks)
             async with trio.open_nursery() as serving:
                 serving.start_soon(control_server.serve, listener, self._answer, self._ended)
                 serving.start_soon(self._recorder.run)
                 background.start_soon(self._watch_mounts)
                 await self._keeper.send({"ready": True})
+                background.start_soon(self._tell_of_corruption)
                 await self._ended.wait()
                 # The workers' ends close with them, so this takes longer only when paths do.
                 seconds = _RETIRE_SECONDS if self.retired else _LAST_RECORDS_SECONDS
@@ -127,7 +151,23 @@ class _Supervisor:
                 self._recorder.drop_rest()
                 if self._mount_recorded:
                     self._recorder.write("umount", detail=self._end_reason)
+            self._hooks.end()
+            with trio.move_on_after(_RETIRED_HOOKS_SECONDS if self.retired else _HOOKS_SECONDS):
+                await self._hooks_ended.wait()
             background.cancel_scope.cancel()
+
+    async def _run_hooks(self) -> None:
+        await self._hooks.run()
+        self._hooks_ended.set()
+
+    async def _tell_of_corruption(self) -> None:
+        """Have the keeper do what is to be done; a supervisor before us may not have come so far."""
+        if self._setup.reactions.on_corruption == "eio":
+            return
+        if not self._setup.shared.get(Total.CORRUPTION):
+            await self._corrupt.wait()
+        with contextlib.suppress(OSError):
+            await self._keeper.send({"corruption": True})
 
     async def _watch_mounts(self) -> None:
         if self._mount_id is None:
@@ -160,6 +200,8 @@ class _Supervisor:
         elif "took_over" in message:
             detail = f"{message['took_over']}, rofs {__version__}"
             self._recorder.write("mount", status="takeover", detail=detail, pid=self._setup.keeper)
+        elif "reaction" in message:
+            self._recorder.write("mount", **message["reaction"], pid=self._setup.keeper)
         elif "retire" in message:
             self.retired = True
             self._recorder.stop()
@@ -219,13 +261,16 @@ class _Supervisor:
                 "accepted_by": facts.accepted_by,
                 "signer": facts.signer,
                 "mode": setup.mode,
+                "on_corruption": setup.reactions.on_corruption,
                 "program_version": __version__,
                 "keeper": setup.keeper,
                 "supervisor": os.getpid(),
+                "workers_wanted": setup.workers_wanted,
                 "workers": [_worker_status(shared, pid, slot) for pid, slot in self._workers],
                 "confinement": asdict(confine.support()),
                 "restarts": shared.get(Total.RESTARTS),
                 "verified_blocks": shared.sum(Number.VERIFIED_BLOCKS),
+                "cache_hits": shared.sum(Number.CACHE_HITS),
                 "requests": shared.sum(Number.REQUESTS),
                 "blocked_writes": shared.get(Total.BLOCKED_WRITES),
                 "corruption": shared.get(Total.CORRUPTION),
@@ -236,13 +281,14 @@ class _Supervisor:
             },
         }
 
-    async def _unmount(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+    async def _unmount(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        lazy = request.get("lazy") is True
         try:
-            answer = await self._keeper.request({"unmount": True}, "unmounted")
+            answer = await self._keeper.request({"unmount": True, "lazy": lazy}, "unmounted")
         except OSError:
             return {"ok": False, "error": "the keeper process is gone; the mount is ending"}
         if answer["errno"] == 0:
-            return {"ok": True}
+            return {"ok": True, "in_use": answer.get("in_use", False)}
         reason = os.strerror(answer["errno"])
         return {"ok": False, "error": f"{reason}; end what uses it (fuser -vm shows what) and try again"}
 

@@ -31,6 +31,7 @@ from rofs.image.open import VerifiedImage
 RETIRE_SIGNAL = signal.SIGUSR1
 OUT_OF_MEMORY_STATUS = 71
 _VERIFIED_BLOCKS = int(Number.VERIFIED_BLOCKS)
+_CACHE_HITS = int(Number.CACHE_HITS)
 _SANE = (1 << 62) - 1
 _OUT_HEADER = struct.Struct("<IiQ")  # len, error, unique
 
@@ -92,12 +93,13 @@ def _operations(
     assignment: Assignment, image: VerifiedImage, report: Callable[[Report], None], numbers: memoryview
 ) -> Operations:
     tokens = Tokens(assignment.shared.fd, assignment.workers - 1)
-    for number in (Number.REQUESTS, Number.VERIFIED_BLOCKS, Number.PUSHED):
+    for number in (Number.REQUESTS, Number.VERIFIED_BLOCKS, Number.PUSHED, Number.CACHE_HITS):
         numbers[number] &= _SANE  # a worker that was taken over may have left them about to overflow
-    device, before = image.device, numbers[Number.VERIFIED_BLOCKS]
+    device, before, hits_before = image.device, numbers[Number.VERIFIED_BLOCKS], numbers[Number.CACHE_HITS]
 
     def count() -> None:
         numbers[_VERIFIED_BLOCKS] = before + device.verified_blocks
+        numbers[_CACHE_HITS] = hits_before + device.cache_hits
 
     numbers[Number.BUSY] = 0
     return Operations(

@@ -86,6 +86,11 @@ class VerityDevice:
         return self._size_bytes
 
     @property
+    def cache_hits(self) -> int:
+        """How many times a hash block was found verified in memory."""
+        return self._tree.cache_hits
+
+    @property
     def superblock(self) -> VeritySuperblock:
         """The parameters of the tree, as given."""
         return self._superblock

@@ -56,6 +56,9 @@ class HashTree:
         cache_bytes: How much of verified hash blocks to keep; Python's overhead of about 250 bytes for
             each is not counted.
 
+    Attributes:
+        cache_hits: How many times a hash block was found verified in the cache.
+
     Raises:
         FormatError: The root hash is not as long as the superblock's algorithm makes it.
     """
@@ -72,6 +75,7 @@ class HashTree:
         self._root_hash = root_hash
         self._data_blocks = superblock.data_blocks
         self._hasher = BlockHasher(superblock.algorithm, superblock.salt)
+        self.cache_hits = 0
         self._cache: ByteLru[tuple[int, int], bytes] = ByteLru(cache_bytes)  # by (level, index)
 
     def runs(self, first: int, count: int) -> Iterator[Run]:
@@ -159,6 +163,7 @@ class HashTree:
         """One verified hash block, from the cache or verified now."""
         block = self._cache.get((level, index))
         if block is not None:
+            self.cache_hits += 1
             return block
         if level == len(self._layout.levels) - 1:
             expected = self._root_hash

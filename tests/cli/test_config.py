@@ -17,6 +17,7 @@ from rofs.cli.options import Parser
 from rofs.errors import HostError, InputError
 from rofs.fuse import launch, places
 from rofs.fuse.launch import MountOptions
+from rofs.fuse.request import Reactions
 from rofs.trust.image_policy import DEFAULT_IMAGE_POLICY
 from tests.conftest import SigningKeys
 from tests.fuse.doubles import FACTS
@@ -31,6 +32,9 @@ mode = "sealed"
 workers = 7
 audit-log-directory = "/var/log/elsewhere"
 options = ["noexec", "suid"]
+on-corruption = "stop"
+event-hook = "logger"
+corruption-hook = "mail root"
 """
 
 
@@ -65,6 +69,9 @@ def test_everything_that_can_be_said(file: Path) -> None:
         workers=7,
         audit_log_directory="/var/log/elsewhere",
         options=("noexec", "suid"),
+        on_corruption="stop",
+        event_hook="logger",
+        corruption_hook="mail root",
     )
 
 
@@ -113,6 +120,9 @@ def test_what_is_installed_says_nothing_until_it_is_uncommented(file: Path) -> N
         ("[mount]\nworkers = 33\n", ", line 2: key 'workers' in [mount] is 33: expected a number from 1 to 32"),
         ("[mount]\nworkers = true\n", "is True: expected a number from 1 to 32"),
         ("[mount]\naudit-log-directory = 'log'\n", "is 'log': expected an absolute path"),
+        ("[mount]\non-corruption = 'panic'\n", " is 'panic': expected 'eio' or 'stop' or 'restart'"),
+        ("[mount]\nevent-hook = ''\n", ", line 2: key 'event-hook' in [mount] is '': expected a command for the shell"),
+        ("[mount]\ncorruption-hook = ['mail']\n", "expected a command for the shell"),
         ("[mount]\noptions = 'suid'\n", "is 'suid': expected a list of strings"),
         ("[mount\n", " (at line 1, column 7)"),
         ("trust = ['" + "[" * 100_000, ""),
@@ -165,6 +175,7 @@ def test_a_mount_is_as_the_file_says(
     assert options.policy.image_policy.text == "root=verity+signed"
     assert (options.mode, options.workers, options.exec, options.suid) == ("sealed", 7, False, True)
     assert options.log_path == "/var/log/elsewhere/mnt.jsonl"
+    assert options.reactions == Reactions("stop", "logger", "mail root")
 
 
 def test_the_command_line_wins(
@@ -178,6 +189,15 @@ def test_the_command_line_wins(
     assert options.policy.image_policy.text == "root=signed"
     assert (options.mode, options.workers, options.exec, options.suid) == ("audit", 2, True, False)
     assert options.log_path == "/x"
+
+
+def test_the_command_line_wins_about_reactions(
+    run: Run, file: Path, mounted: list[MountOptions], signing_keys: SigningKeys
+) -> None:
+    """An empty command is none."""
+    file.write_text(ALL.replace("/etc/rofs/a.crt", str(signing_keys.certificate_path)))
+    _mount(run, "--trust", signing_keys.certificate_path, "--on-corruption", "eio", "--event-hook", "")
+    assert mounted[0].reactions == Reactions("eio", None, "mail root")
 
 
 def test_a_pinned_root_hash_needs_no_certificate(run: Run, file: Path, mounted: list[MountOptions]) -> None:

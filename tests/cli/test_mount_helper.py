@@ -83,9 +83,18 @@ def test_own_options_are_those_of_the_verb() -> None:
     own = helper._own_options()
     assert own == {
         **dict.fromkeys(("audit-log", "image-policy", "mode", "root-hash", "trust", "workers"), True),
+        **dict.fromkeys(("corruption-hook", "event-hook", "on-corruption"), True),
         "allow-unsigned": False,
     }
     assert not own.keys() & (helper._DROPPED | helper._OF_THE_KERNEL | helper._HONOURED | helper._IMPLIES.keys())
+
+
+def test_hooks_may_hold_commas_and_spaces(mounts: list[dict[str, Any]]) -> None:
+    own = 'event-hook="logger -t rofs,mount",corruption-hook=mail root,on-corruption=stop'
+    assert helper.main([SPEC, DIRECTORY, "-o", own]) == 0
+    (mount,) = mounts
+    assert (mount["event_hook"], mount["corruption_hook"]) == ("logger -t rofs,mount", "mail root")
+    assert mount["on_corruption"] == "stop"
 
 
 def test_a_comma_in_double_quotes_ends_no_option(mounts: list[dict[str, Any]]) -> None:

@@ -217,6 +217,9 @@ def test_takeover(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (("--audit-log", "log.jsonl"), "--audit-log"),
         (("--mode", "audit"), "--mode"),
         (("-o", "suid"), "-o"),
+        (("--on-corruption", "eio"), "--on-corruption"),
+        (("--event-hook", ""), "--event-hook"),
+        (("--corruption-hook", "true"), "--corruption-hook"),
     ],
 )
 def test_takeover_changes_nothing_of_the_mount(

@@ -132,6 +132,35 @@ async def test_unmount_waits_for_the_keeper_to_end() -> None:
                 await process.wait()
 
 
+async def test_lazy_unmount_does_not_wait_for_a_mount_in_use() -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    async def in_use(request: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        return {"ok": True, "status": STATUS, "in_use": True}
+
+    async with serving(directory_of(b"/mnt"), in_use):
+        assert await in_thread(control.unmount_lazily, "/mnt") == os.getpid()
+    assert (asked[-1]["command"], asked[-1]["lazy"]) == ("umount", True)
+
+
+def test_lazy_unmount_of_what_is_no_rofs_mount() -> None:
+    for place in ("/proc", "/nowhere"):
+        with pytest.raises(StateError, match="is not a rofs mount of this user"):
+            control.unmount_lazily(place)
+
+
+def test_what_a_dead_mount_left_is_removed_but_not_that_of_a_living_one(runtime: Path) -> None:
+    directory = directory_of(b"/mnt")
+    with control_server.listening(directory):
+        control._remove_if_left(directory)
+        assert os.path.exists(f"{directory}/control")
+    os.mkdir(directory)
+    control._remove_if_left(directory)
+    assert not os.path.exists(directory)
+    control._remove_if_left(directory)
+
+
 async def test_last_client_is_still_answered_when_the_mount_has_ended() -> None:
     asked, go_on = trio.Event(), trio.Event()
 

@@ -21,7 +21,7 @@ from rofs.fuse.crew import Served, Worker
 from rofs.fuse.handover import Kept
 from rofs.fuse.kernel import Handshake
 from rofs.fuse.process import Child, fork
-from rofs.fuse.request import Place
+from rofs.fuse.request import Place, Reactions
 from rofs.fuse.shared import Number, SharedState, Total
 from rofs.image.open import ImageFacts, ImageFiles, open_image
 from tests.conftest import SigningKeys
@@ -34,6 +34,7 @@ PLACE = Place(
     runtime_directory="/run/rofs/mnt",
     mode="sealed",
 )
+REACTIONS = Reactions("stop", "logger \udcff", None)
 REQUEST = bytes(range(256))[:104]
 
 
@@ -67,6 +68,7 @@ class Keeper:
             supervisor=self._child("supervisor"),
             resolver=self._child("resolver"),
             link=self.link,
+            reactions=REACTIONS,
         )
 
     def _file(self) -> int:
@@ -142,7 +144,7 @@ def test_everything_comes_back(keeper: Keeper, kept: Kept) -> None:
     with ExitStack() as ends:
         found = loaded(with_own_descriptors(kept))
         ends.callback(let_go, found)
-        assert (found.place, found.mount_id, found.wanted) == (PLACE, 77, 3)
+        assert (found.place, found.mount_id, found.wanted, found.reactions) == (PLACE, 77, 3, REACTIONS)
         assert (found.served.facts, found.served.handshake) == (kept.served.facts, Handshake(REQUEST, resend=True))
         assert found.served.shared.get(Total.RESTARTS) == 3
         assert found.served.shared.slot(5)[Number.REPORTED] == 9

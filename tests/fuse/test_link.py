@@ -129,6 +129,7 @@ async def test_descriptor_arrives_with_its_message_and_no_other() -> None:
             try:
                 assert os.path.sameopenfile(fd, reading)
                 assert fd != reading
+                assert not os.get_inheritable(fd)  # or a hook would have it
             finally:
                 os.close(fd)
     finally:

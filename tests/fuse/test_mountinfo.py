@@ -56,6 +56,12 @@ def test_empty_source_is_one() -> None:
     assert mount.super_options == {b"rw"}
 
 
+def test_type_of_the_filesystem_below_a_file() -> None:
+    assert mountinfo.fstype_of("/proc/self/status") == b"proc"
+    with pytest.raises(FileNotFoundError):
+        mountinfo.fstype_of(b"/proc/nowhere")
+
+
 def test_root_is_a_mount_and_a_file_is_not() -> None:
     found = mountinfo.mount_on(b"/proc")
     assert found is not None

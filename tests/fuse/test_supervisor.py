@@ -26,8 +26,9 @@ from rofs.audit.chain import read_lines, verify_chain
 from rofs.errors import ChainError, HostError
 from rofs.fuse import control, places, supervisor
 from rofs.fuse.link import KeeperLink
-from rofs.fuse.messages import MAX_MESSAGE_BYTES, Attempt, PathsAnswer, PathsQuestion, Report, pack_report
+from rofs.fuse.messages import MAX_MESSAGE_BYTES, Attempt, FaultReport, PathsAnswer, PathsQuestion, Report, pack_report
 from rofs.fuse.reporter import acknowledgement
+from rofs.fuse.request import Reactions
 from rofs.fuse.shared import Number, SharedState, Total
 from tests.audit.doubles import FullDisk
 
@@ -62,6 +63,7 @@ class Mount:
             mode="audit",
             shared=shared,
             keeper=os.getpid(),
+            workers_wanted=3,
         )
         self._threads = [threading.Thread(target=self._serve), threading.Thread(target=self._resolve)]
 
@@ -203,6 +205,8 @@ def test_status(mount: Mount) -> None:
         (3, Number.VERIFIED_BLOCKS, 70),
         (4, Number.REQUESTS, 5),
         (9, Number.VERIFIED_BLOCKS, 7),
+        (9, Number.CACHE_HITS, 6),
+        (3, Number.CACHE_HITS, 5),
     ):
         mount.shared.slot(slot)[number] = count
     mount.shared.add(Total.RESTARTS, 2)
@@ -217,6 +221,7 @@ def test_status(mount: Mount) -> None:
     assert (status["mountpoint"], status["image"], status["mode"]) == ("/mnt", "/images/\\xff.raw", "audit")
     assert (status["verified_blocks"], status["blocked_writes"], status["corruption"]) == (77, 1, 0)
     assert (status["root_hash"], status["signer"], status["version"]) == (FACTS.root_hash, FACTS.signer, "1.2")
+    assert (status["workers_wanted"], status["cache_hits"], status["on_corruption"]) == (3, 11, "eio")
     assert status["audit_head"] == mount.events()[-1]["hash"]
     assert (status["keeper"], status["audit_error"], status["dropped"]) == (os.getpid(), None, 0)
 
@@ -228,13 +233,108 @@ def test_unmount_is_the_keepers_to_do(mount: Mount, number: int, message: str | 
     directory = places.mount_directory(b"/mnt")
     client = threading.Thread(target=lambda: replies.append(control._ask(directory, "umount")))
     client.start()
-    assert mount.told() == {"unmount": True}
+    assert mount.told() == {"unmount": True, "lazy": False}
     mount.tell(unmounted=True, errno=number)
     client.join(10)
     assert replies[0]["ok"] == (number == 0)
     if message is not None:
         assert re.search(message, replies[0]["error"])
     mount.end()
+
+
+@pytest.mark.parametrize(("asked", "lazy"), [(True, True), (False, False), ("yes", False), (1, False)])
+def test_only_true_unmounts_lazily(mount: Mount, asked: object, lazy: bool) -> None:
+    mount.start()
+    replies: list[Any] = []
+    directory = places.mount_directory(b"/mnt")
+    client = threading.Thread(target=lambda: replies.append(control._ask(directory, "umount", None, {"lazy": asked})))
+    client.start()
+    assert mount.told() == {"unmount": True, "lazy": lazy}
+    mount.tell(unmounted=True, errno=0, in_use=True)
+    client.join(10)
+    assert (replies[0]["ok"], replies[0]["in_use"]) == (True, True)
+    mount.end()
+
+
+# Reactions
+
+
+def corruption(block: int = 7) -> FaultReport:
+    return FaultReport(nid=2, kind="mismatch", level=-1, block=block, expected="aa" * 32, found="bb" * 32)
+
+
+def reacting(mount: Mount, **reactions: Any) -> Mount:
+    mount.setup = replace(mount.setup, reactions=Reactions(**reactions))
+    return mount
+
+
+def test_first_corruption_is_told_to_the_keeper_once(mount: Mount) -> None:
+    reacting(mount, on_corruption="stop").start()
+    mount.be_mounted()
+    for block in range(3):
+        mount.report(corruption(block))
+    assert mount.told() == {"corruption": True}
+    assert mount.events()[-1]["event"] == "corruption"
+    mount.tell(worker_exit={"pid": 7})
+    assert "exit_recorded" in mount.told()  # and nothing before it
+    mount.end()
+
+
+def test_corruption_that_the_log_cannot_hold_is_told_all_the_same(mount: Mount) -> None:
+    reacting(mount, on_corruption="stop").start()
+    mount.be_mounted()
+    with durable.using(FullDisk()):
+        mount.report(corruption())
+        assert mount.told() == {"corruption": True}
+    mount.end()
+
+
+def test_successor_tells_of_corruption_that_was_met_before(mount: Mount) -> None:
+    mount.shared.add(Total.CORRUPTION)
+    reacting(mount, on_corruption="restart").start()
+    assert mount.told() == {"corruption": True}
+    mount.end()
+
+
+def test_block_that_cannot_be_read_is_not_corrupt(mount: Mount) -> None:
+    reacting(mount, on_corruption="stop").start()
+    mount.be_mounted()
+    mount.report(replace(corruption(), kind="io", found=None))
+    mount.tell(worker_exit={"pid": 7})
+    assert "exit_recorded" in mount.told()
+    mount.end()
+
+
+def test_keeper_is_not_asked_when_nothing_is_to_be_done(mount: Mount) -> None:
+    mount.start()
+    mount.be_mounted()
+    mount.report(corruption())
+    mount.tell(worker_exit={"pid": 7})
+    assert "exit_recorded" in mount.told()
+    mount.end()
+
+
+def test_reaction_is_recorded(mount: Mount) -> None:
+    mount.start()
+    mount.tell(reaction={"status": "no-restart", "detail": "why"})
+    event = mount.end()[0]
+    assert (event["event"], event["status"], event["detail"]) == ("mount", "no-restart", "why")
+
+
+def test_hooks_hear_all_there_is_to_the_last(mount: Mount, tmp_path: Path) -> None:
+    hook = f"cat >> {tmp_path}/told"
+    reacting(mount, event_hook=hook, corruption_hook="").start()
+    mount.tell(worker_exit={"pid": 7, "detail": "worker: gone"})
+    until((tmp_path / "told").exists)
+    mount.end()
+    assert (tmp_path / "told").read_bytes() == mount.log.read_bytes()
+
+
+def test_hook_that_hangs_delays_the_end_only_for_a_moment(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_HOOKS_SECONDS", 0.1)
+    reacting(mount, event_hook="sleep 1000").start()
+    mount.tell(worker_exit={"pid": 7, "detail": "worker: gone"})
+    assert len(mount.end()) == 1
 
 
 def test_worker_exit_is_recorded(mount: Mount) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rofs.fuse import kernel
-from tests.mounts.harness import ROFS, is_mount, read_events
+from tests.mounts.harness import ROFS, is_mount, read_events, wait_until
 
 USER = 65534
 
@@ -118,6 +118,23 @@ def test_a_user_mounts_reads_is_refused_and_unmounts(user: User) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert not is_mount(user.directory)
     assert not (user.home / "run" / "rofs").exists() or not list((user.home / "run" / "rofs").iterdir())
+
+
+def test_a_user_may_not_have_the_machine_restarted(user: User) -> None:
+    done = user.mount("--on-corruption", "restart")
+    assert done.returncode == 5
+    assert "--on-corruption restart needs root" in done.stderr
+    assert not is_mount(user.directory)
+
+
+def test_a_user_unmounts_lazily_though_it_is_in_use(user: User) -> None:
+    user.mount("--event-hook", f"id -u > {user.home}/told")
+    done = user.run("sh", "-c", f"exec 9< {user.directory}/plain; {ROFS} umount --lazy {user.directory}")
+    assert done.returncode == 0, done.stderr
+    assert "is out of sight" in done.stderr
+    assert not is_mount(user.directory)
+    wait_until(lambda: read_events(user.log)[-1]["event"] == "umount")
+    assert (user.home / "told").read_text() == f"{USER}\n"  # by whom it is run
 
 
 def test_another_user_may_not_look(user: User) -> None:

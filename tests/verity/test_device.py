@@ -114,6 +114,7 @@ def test_one_read_and_one_climb_serve_a_range() -> None:
     device.read_at(0, 4096)
     assert len(image.hashes.reads) == 2
     assert device.verified_blocks == 10
+    assert device.cache_hits == 1
 
 
 def test_cache_is_bounded() -> None:
