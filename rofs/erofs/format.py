@@ -337,9 +337,7 @@ def parse_inode(data: bytes, nid: int, superblock: Superblock) -> DiskInode:
     header_bytes = _EXTENDED.size if extended else _COMPACT.size
     mtime_ns = mtime * 10**9 + nsec
     # By position: it is made for each name in a listing.
-    return DiskInode(
-        nid, header_bytes, xattr_ibody_bytes(icount), layout, mode, nlink, size, union, uid, gid, mtime_ns
-    )
+    return DiskInode(nid, header_bytes, xattr_ibody_bytes(icount), layout, mode, nlink, size, union, uid, gid, mtime_ns)
 
 
 def _check_chunk_format(chunk_format: int, nid: int) -> None:
