@@ -105,4 +105,4 @@ def recover(stored: Sequence[tuple[str, int]]) -> Kept | None:
 
 def _is_mounted(kept: Kept) -> bool:
     mount = mountinfo.mount_on(kept.place.mountpoint)
-    return mount is not None and mount.mount_id == kept.mount_id
+    return mount is not None and (mount.mount_id, mount.device) == (kept.mount_id, kept.device)

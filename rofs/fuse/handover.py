@@ -29,7 +29,9 @@ from rofs.image.open import ImageFacts, ImageFiles
 STATE_VERSION: Final = 1
 RESUME_MODULE: Final = "rofs.fuse.resume"
 CHECK: Final = "--check"
+KNOWN: Final = f"rofs keeper state {STATE_VERSION}"  # what a program answers to the check
 _CHECK_SECONDS = 30.0
+_MAX_SAID_CHARS = 500
 _MAX_STATE_BYTES = 4 << 20
 
 
@@ -47,6 +49,7 @@ class Kept:
         resolver: None when it has just died.
         link: Our end of the line to the supervisor.
         notify_address: Of the service manager; None when there is none.
+        device: `MAJOR:MINOR` of the mounted filesystem, which tells it from a later mount of the same id.
         orphans: Clones of workers that have died with their keeper; to be closed when their requests are handed on.
         reactions: What is done when something happens to it.
     """
@@ -61,6 +64,7 @@ class Kept:
     link: socket.socket
     notify_address: str | None = None
     orphans: tuple[int, ...] = ()
+    device: str = ""
     reactions: Reactions = field(default_factory=Reactions)
 
 
@@ -106,7 +110,9 @@ def check(argv: Sequence[str], environment: Mapping[str, str], kept: Kept | None
             os.close(state)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it does not say why"]
-        return f"{argv[0]} does not start (exit status {done.returncode}): {said[-1]}"
+        return f"{argv[0]} does not start (exit status {done.returncode}): {said[-1][:_MAX_SAID_CHARS]}"
+    if done.stdout.decode("utf-8", "replace").strip() != KNOWN:
+        return f"{argv[0]} is not rofs: it does not answer what a keeper's successor would"
     return None
 
 
@@ -210,6 +216,7 @@ def _pack(kept: Kept) -> bytes:
             "resend": served.handshake.resend,
             "shared_fd": served.shared.fd,
             "mount_id": kept.mount_id,
+            "device": kept.device,
             "wanted": kept.wanted,
             "workers": [
                 {
@@ -246,6 +253,7 @@ def _unpack(state: Mapping[str, Any]) -> Kept:
             shared=SharedState(state["shared_fd"]),
         ),
         mount_id=state["mount_id"],
+        device=state["device"],
         wanted=state["wanted"],
         workers=[
             Worker(

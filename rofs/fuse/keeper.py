@@ -62,6 +62,7 @@ class Keeper:
         life: Where it is in its life.
         served: What its workers serve.
         mount_id: While it is mounted, as far as we know.
+        device: Of its filesystem; a mount of that id and another device is not ours.
         recorded: Whether the log says that it is mounted.
     """
 
@@ -69,6 +70,7 @@ class Keeper:
         self.life = Life()
         self.served = kept.served
         self.mount_id = kept.mount_id
+        self.device = kept.device
         self.recorded = kept.supervisor is not None or kept.mount_id is not None
         self._place = kept.place
         self._reactions = kept.reactions
@@ -85,9 +87,10 @@ class Keeper:
         self._stop_at: float | None = None
         self._has_reacted = False
 
-    def mounted(self, fuse_fd: int, mount_id: int | None) -> None:
+    def mounted(self, fuse_fd: int, mount: mountinfo.Mount | None) -> None:
         """The kernel has mounted it."""
-        self.mount_id = mount_id
+        if mount is not None:
+            self.mount_id, self.device = mount.mount_id, mount.device
         self.served = replace(self.served, fuse_fd=fuse_fd)
 
     def shake_hands(self, handshake: kernel.Handshake) -> None:
@@ -267,7 +270,7 @@ class Keeper:
 
     def _on_disconnected(self) -> None:
         """A worker has ended since the kernel will send no more requests."""
-        if self.mount_id is not None and mountinfo.mount_with(self.mount_id) is not None:
+        if self.mount_id is not None and mountinfo.mount_with(self.mount_id, self.device) is not None:
             self._failure = StateError("the connection to the kernel was aborted; the mount was ended")
             self._unmount(lazy=True)
         self.mount_id = None
@@ -326,6 +329,7 @@ class Keeper:
             place=self._place,
             served=self.served,
             mount_id=self.mount_id,
+            device=self.device,
             wanted=self._crew.wanted,
             workers=self._crew.workers,
             supervisor=self._supervisor.child,
@@ -397,7 +401,7 @@ class Keeper:
         Returns:
             0, also when it is gone already, or the errno.
         """
-        mount = mountinfo.mount_with(self.mount_id) if self.mount_id is not None else None
+        mount = mountinfo.mount_with(self.mount_id, self.device) if self.mount_id is not None else None
         if mount is None:
             return 0
         on_top = mountinfo.mount_on(mount.mountpoint)

@@ -105,7 +105,8 @@ class KeeperLink:
             data = self.connection.recv(MAX_MESSAGE_BYTES)
         except ConnectionError:
             return None
-        if not data:
+        try:
+            message: dict[str, Any] = json.loads(data)
+        except ValueError:  # nothing, or one that was cut off: it must not end the mount
             return None
-        message: dict[str, Any] = json.loads(data)
         return message

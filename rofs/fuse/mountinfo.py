@@ -80,9 +80,14 @@ def fstype_of(path: str | bytes) -> bytes | None:
     return next((mount.fstype for mount in _read() if mount.device == device), None)
 
 
-def mount_with(mount_id: int) -> Mount | None:
-    """The mount of that id, wherever it is now; None when it is gone."""
-    return next((mount for mount in _read() if mount.mount_id == mount_id), None)
+def mount_with(mount_id: int, device: str) -> Mount | None:
+    """The mount of that id, wherever it is now; None when it is gone.
+
+    Args:
+        mount_id: The kernel gives it to another mount as soon as this one is gone.
+        device: Of its filesystem: that is unique while somebody serves it.
+    """
+    return next((mount for mount in _read() if (mount.mount_id, mount.device) == (mount_id, device)), None)
 
 
 def _read() -> list[Mount]:

@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
         except RofsError as error:
             sys.stderr.write(f"{error}\n")
             return 1
+        sys.stdout.write(f"{handover.KNOWN}\n")
         return 0
     try:
         start.resume(handover.load(int(arguments[0])))

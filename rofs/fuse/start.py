@@ -131,7 +131,7 @@ class _Start:
             if request.mountpoint_fd is not None:  # it would keep the filesystem below busy
                 os.close(request.mountpoint_fd)
         mount = mountinfo.mount_on(request.place.mountpoint)
-        keeper.mounted(fuse_fd, mount.mount_id if mount else None)
+        keeper.mounted(fuse_fd, mount)
         keeper.shake_hands(kernel.answer_init(fuse_fd, acl=acl, resend=request.resend))
         if mount is not None:
             kernel.raise_readahead(mount.device)

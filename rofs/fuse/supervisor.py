@@ -9,6 +9,7 @@ It may die: what it must not forget is in the shared memory and in the log, and 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import socket
@@ -32,6 +33,7 @@ from rofs.image.open import ImageFacts
 
 _LAST_RECORDS_SECONDS = 10.0
 _RETIRE_SECONDS = 2.0
+_MAX_PROGRAM_BYTES = 32 * 1024  # well within a message to the keeper
 # For what hooks are at in the end, so that with the above the keeper does not lose its patience ...
 _HOOKS_SECONDS = 4.0
 _RETIRED_HOOKS_SECONDS = 2.0  # ... nor a successor, which waits for the log
@@ -313,6 +315,7 @@ def _is_program(program: Mapping[str, Any]) -> bool:
         and isinstance(environment, dict)
         and all(isinstance(value, str) for value in environment.values())
         and (workers is None or (type(workers) is int and 0 < workers <= MAX_SLOTS // 2))  # the old ones go last
+        and len(json.dumps(program)) < _MAX_PROGRAM_BYTES
     )
 
 

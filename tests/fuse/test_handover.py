@@ -226,8 +226,13 @@ def test_version_is_said_and_which_was_expected(kept: Kept) -> None:
 
 
 def program(text: str) -> list[str]:
-    """A program in the place of ours."""
-    return [sys.executable, "-c", text]
+    """A program in the place of ours, which answers the check if it comes that far."""
+    return [sys.executable, "-c", f"{text}\nprint({handover.KNOWN!r})"]
+
+
+def test_program_that_is_another_one_is_refused() -> None:
+    said = handover.check(["/bin/true"], {})
+    assert said == "/bin/true is not rofs: it does not answer what a keeper's successor would"
 
 
 def test_this_program_could_take_over() -> None:

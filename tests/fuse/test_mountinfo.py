@@ -68,6 +68,7 @@ def test_root_is_a_mount_and_a_file_is_not() -> None:
     assert found.fstype == b"proc"
     assert found.options & {b"rw", b"ro"}
     assert found.super_options & {b"rw", b"ro"}
-    assert mountinfo.mount_with(found.mount_id) == found
+    assert mountinfo.mount_with(found.mount_id, found.device) == found
     assert mountinfo.mount_on(b"/proc/self/status") is None
-    assert mountinfo.mount_with(0) is None
+    assert mountinfo.mount_with(0, found.device) is None
+    assert mountinfo.mount_with(found.mount_id, "0:0") is None  # the id was given to another one

@@ -15,7 +15,7 @@ from typing import Literal
 
 import pytest
 
-from rofs.fuse import control, kernel, places
+from rofs.fuse import control, kernel, mountinfo, places
 from tests.conftest import REPOSITORY, SigningKeys, make_keys
 from tests.mounts.harness import (
     ROFS,
@@ -344,6 +344,34 @@ def test_what_is_mounted_over_it_is_left_alone(small_image: Path, trust: Path, t
             assert (mount.directory / "mine").exists()
         rofs("umount", mount.directory)
         assert not is_alive(keeper)
+
+
+def test_a_mount_that_was_given_our_id_is_not_unmounted(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    """The kernel uses the id of a mount again at once; ours may live on in a copy."""
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    copy.mkdir()
+    other.mkdir()
+    with mounted(small_image, trust, tmp_path) as mount:
+        ours = mountinfo.mount_on(bytes(mount.directory))
+        assert ours is not None
+        keeper = mount.status()["keeper"]
+        subprocess.run(["mount", "--bind", mount.directory, copy], check=True)
+        count = 0
+        try:
+            assert kernel.unmount(bytes(mount.directory)) == 0
+            while (found := mountinfo.mount_on(bytes(other))) is None or found.mount_id != ours.mount_id:
+                if count == 50:
+                    pytest.skip("the kernel gave the id to nobody")
+                subprocess.run(["mount", "-t", "tmpfs", "none", other], check=True)
+                count += 1
+            os.kill(keeper, signal.SIGTERM)
+            subprocess.run(["umount", copy], check=True)
+            wait_until(lambda: not is_alive(keeper))
+            assert mountinfo.mount_on(bytes(other)) == found
+        finally:
+            for _ in range(count):
+                kernel.unmount(bytes(other))
+            kernel.unmount(bytes(copy), lazy=True)
 
 
 def test_a_mount_that_was_moved_is_still_unmounted(small_image: Path, trust: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ What happens when it is done at random while processes die is test_torture's bus
 from __future__ import annotations
 
 import errno
+import json
 import mmap
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 from rofs.errors import HostError
-from rofs.fuse import control
+from rofs.fuse import control, places
 from tests.conftest import REPOSITORY, SigningKeys
 from tests.mounts.harness import (
     Mounted,
@@ -386,3 +387,19 @@ def _open_files(pid: int) -> list[str]:
         with suppress(FileNotFoundError):  # closed meanwhile
             names.append(os.readlink(directory / name).split("[")[0])
     return sorted(names)
+
+
+@pytest.mark.parametrize("argv", [["/bin/false", "\u00e9" * 24000], ["/bin/true"]], ids=["huge", "another-program"])
+def test_a_request_that_names_no_rofs_changes_nothing(
+    small_image: Path, trust: Path, tmp_path: Path, argv: list[str]
+) -> None:
+    """Raw UTF-8 grows when it is passed on; a program that exits with 0 would have been executed."""
+    with mounted(small_image, trust, tmp_path) as mount:
+        keeper = mount.status()["keeper"]
+        request = {"v": 1, "command": "takeover", "argv": argv, "environment": {}, "workers": None}
+        with control.connect(places.mount_directory(bytes(mount.directory))) as connection:
+            connection.sendall(json.dumps(request, ensure_ascii=False).encode() + b"\n")
+            answer = json.loads(connection.makefile().readline())
+        assert answer["ok"] is False
+        assert mount.status()["keeper"] == keeper
+        assert (mount.directory / "plain").read_bytes()
