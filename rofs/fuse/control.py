@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rofs.errors import HostError, StateError, printable
-from rofs.fuse import places
+from rofs.fuse import mountinfo, places
 
 VERSION: Final = 1
 MAX_LINE_BYTES: Final = 1 << 20
@@ -79,9 +79,9 @@ def unmount_lazily(mountpoint: str | bytes) -> int | None:
     try:
         keeper, has_ended = _unmount(mountpoint, lazy=True)
     except StateError:
-        from rofs.fuse import kernel, mountinfo, usermount  # noqa: PLC0415 - seldom of use, and status starts fast
+        from rofs.fuse import kernel, usermount  # noqa: PLC0415 - seldom of use, and status starts fast
 
-        path = os.path.realpath(os.fsencode(mountpoint))
+        path = mountinfo.resolve(mountpoint)
         mount = mountinfo.mount_on(path)
         if mount is None or mount.fstype != kernel.FILESYSTEM_TYPE.encode():
             raise
@@ -159,7 +159,7 @@ def is_alive(mountpoint: bytes) -> bool:
 
 
 def _directory_of(mountpoint: str | bytes) -> str:
-    return places.mount_directory(os.path.realpath(os.fsencode(mountpoint)))
+    return places.mount_directory(mountinfo.resolve(mountpoint))
 
 
 @contextlib.contextmanager

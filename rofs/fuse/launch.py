@@ -266,7 +266,7 @@ def _mountpoint(directory: str | bytes) -> bytes:
     Raises:
         HostError: It is missing, not a directory, or has a rofs mount already.
     """
-    path = os.path.realpath(os.fsencode(directory))
+    path = mountinfo.resolve(directory)
     shown = printable(directory)
     _check_free(path, shown)
     try:

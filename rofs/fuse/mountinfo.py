@@ -90,6 +90,13 @@ def mount_with(mount_id: int, device: str) -> Mount | None:
     return next((mount for mount in _read() if (mount.mount_id, mount.device) == (mount_id, device)), None)
 
 
+def resolve(path: str | bytes) -> bytes:
+    """A path without symbolic links, absolute; a mount point is not looked at, since its mount may hang."""
+    absolute = os.path.abspath(os.fsencode(path))
+    literal = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
+    return literal if mount_on(literal) is not None else os.path.realpath(absolute)
+
+
 def _read() -> list[Mount]:
     with open(PATH, "rb") as file:
         return parse(file.read())

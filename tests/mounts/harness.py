@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ def children_of(pid: int) -> list[int]:
 def kill(*pids: int) -> None:
     """Kill processes, and return when they are gone."""
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # the first may take the others along
+            os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not any(map(is_alive, pids)))
 
 

@@ -244,6 +244,14 @@ def test_a_signal_ends_it_even_when_files_are_open(
         wait_until(lambda: not is_mount(mount.directory))
 
 
+def test_a_mount_that_hangs_can_be_taken_out_of_sight(small_image: Path, trust: Path, tmp_path: Path) -> None:
+    """Nothing may ask the mount itself, not even for the attributes of its root."""
+    with mounted(small_image, trust, tmp_path) as mount, stopped(*mount.worker_pids()):
+        (mount.directory.parent / "other").symlink_to(mount.directory)
+        rofs("umount", "--lazy", mount.directory)
+        assert not is_mount(mount.directory)
+
+
 def _left_of(directory: Path) -> tuple[bool, list[Path], bool]:
     """Whether it is mounted, which processes name it, whether it has a runtime directory."""
     processes = [path for path in Path("/proc").glob("[0-9]*/cmdline") if bytes(directory) in _read(path)]
