@@ -118,7 +118,7 @@ def _command(value: object) -> str:
 
 
 def _workers(value: object) -> int:
-    from rofs.cli.mount import MAX_WORKERS
+    from rofs.fuse.shared import MAX_WORKERS
 
     if type(value) is not int or not 1 <= value <= MAX_WORKERS:
         raise ValueError(f"expected a number from 1 to {MAX_WORKERS}")

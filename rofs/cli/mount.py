@@ -14,6 +14,7 @@ from rofs.cli import config
 from rofs.cli.options import UsageError, naming, note
 from rofs.cli.trust_options import add_trust_options, trust_policy
 from rofs.errors import InputError, printable
+from rofs.fuse.shared import MAX_WORKERS
 
 if TYPE_CHECKING:
     from rofs.fuse.launch import MountOptions
@@ -49,7 +50,6 @@ example:
 
 MODES = ("audit", "sealed")
 ON_CORRUPTION = ("eio", "stop", "restart")
-MAX_WORKERS = 32
 
 _KNOWN = "suid, dev, exec, allow_other (or no and one of these), or noresend"
 

@@ -19,12 +19,11 @@ import struct
 from dataclasses import dataclass
 
 from rofs.fuse import seccomp
+from rofs.fuse.prctl import SET_DUMPABLE, SET_NO_NEW_PRIVS, prctl
 from rofs.fuse.seccomp import RESOLVER, VERIFIER, WORKER, Profile
 
 __all__ = ["RESOLVER", "VERIFIER", "WORKER", "Profile", "Support", "confine", "forbid_dumps", "support"]
 
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
 _SET_MODE_FILTER, _GET_ACTION_AVAIL = 1, 2
 _SPEC_ALLOW = 4  # SECCOMP_FILTER_FLAG_SPEC_ALLOW
 # The same on all machines that `seccomp` knows, but for the first.
@@ -107,7 +106,7 @@ def confine(profile: Profile) -> list[str]:
         OSError: The kernel has it and refused all the same; the caller must not go on.
     """
     forbid_dumps()
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    prctl(SET_NO_NEW_PRIVS, 1)
     has = support()
     if has.landlock_abi:
         _restrict(min(has.landlock_abi, _LAST_ABI))
@@ -122,7 +121,7 @@ def forbid_dumps() -> None:
     What belongs to root then in /proc/PID is not what anybody needs: `stat`, `statm` and `status` stay
     readable for all.
     """
-    _prctl(_PR_SET_DUMPABLE, 0)
+    prctl(SET_DUMPABLE, 0)
 
 
 def _restrict(abi: int) -> None:
@@ -159,12 +158,6 @@ def _filter(code: bytes) -> None:
         if error.errno != errno.EINVAL:
             raise
         _syscall("seccomp", *arguments, 0, program)  # before 4.17 that flag is unknown
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")
 
 
 def _syscall(name: str, number: int, *arguments: object) -> int:

@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from rofs.errors import HostError
 from rofs.fuse import kernel, worker
@@ -25,7 +24,6 @@ from rofs.fuse.process import WORKER_MEMORY_BYTES, Child, fork
 from rofs.fuse.shared import MAX_SLOTS, Number, SharedState
 from rofs.image.open import ImageFacts, ImageFiles, reopen_image
 
-MAX_WORKERS: Final = 32
 # Beyond those that were asked for, in the place of workers that sleep in the kernel.
 _MAX_EXTRA = 8
 # How often in a row a worker dies over the same request until that is not handed out again. A signal 9 may

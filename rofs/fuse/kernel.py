@@ -55,7 +55,7 @@ _IN_HEADER = struct.Struct("<IIQQIIII")  # len, opcode, unique, nodeid, uid, gid
 _OPCODE_INIT = 26
 _WITHOUT_ANSWER = frozenset({2, 36, 42})  # FORGET, INTERRUPT, BATCH_FORGET
 _INIT_IN = struct.Struct("<IIIII")  # major, minor, max_readahead, flags, flags2
-_OUT_HEADER = struct.Struct("<IiQ")  # len, error, unique; in a notification: len, code, 0
+OUT_HEADER = struct.Struct("<IiQ")  # len, error, unique; in a notification: len, code, 0
 _NOTIFY_RESEND = 7
 _IOC_CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE
 _MAX_REQUEST_BYTES = _MAX_WRITE_BYTES + 4096
@@ -64,7 +64,7 @@ _MAX_REQUEST_BYTES = _MAX_WRITE_BYTES + 4096
 _INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
 
 assert _IN_HEADER.size == 40
-assert _OUT_HEADER.size == 16
+assert OUT_HEADER.size == 16
 assert _INIT_OUT.size == 64
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -180,7 +180,7 @@ def answer_init(fuse_fd: int, *, acl: bool, resend: bool = True) -> Handshake:
         0,
         wanted >> 32,
     )
-    os.write(fuse_fd, _OUT_HEADER.pack(_OUT_HEADER.size + len(body), 0, unique) + body)
+    os.write(fuse_fd, OUT_HEADER.pack(OUT_HEADER.size + len(body), 0, unique) + body)
     return Handshake(request, resend=bool(wanted & _HAS_RESEND))
 
 
@@ -209,7 +209,7 @@ def resend(fuse_fd: int) -> None:
     Raises:
         OSError: The mount is gone.
     """
-    os.write(fuse_fd, _OUT_HEADER.pack(_OUT_HEADER.size, _NOTIFY_RESEND, 0))
+    os.write(fuse_fd, OUT_HEADER.pack(OUT_HEADER.size, _NOTIFY_RESEND, 0))
 
 
 def refuse_request(fuse_fd: int) -> bool:
@@ -228,7 +228,7 @@ def refuse_request(fuse_fd: int) -> bool:
             return False
         _length, opcode, unique = struct.unpack_from("<IIQ", request)
         if opcode not in _WITHOUT_ANSWER:
-            os.write(fuse_fd, _OUT_HEADER.pack(_OUT_HEADER.size, -errno.ECONNABORTED, unique))
+            os.write(fuse_fd, OUT_HEADER.pack(OUT_HEADER.size, -errno.ECONNABORTED, unique))
     except OSError:  # unmounted, or its caller was killed
         return False
     return True

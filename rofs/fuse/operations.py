@@ -4,6 +4,8 @@
 Handlers are synchronous: none ever awaits, since a worker that sleeps in read(2) for the next request
 would leave the awaiting one standing. Node ids are a pure function of nids and file handles are node
 ids, so any worker can answer any request. Does not know how the filesystem is stored or verified.
+
+More than 400 lines, since pyfuse3 calls the operations on one object, and none may be left to its base class.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
+from rofs.fuse.prctl import CAPBSET_DROP, SET_NO_NEW_PRIVS, SET_PDEATHSIG, prctl
+
 # A range of ids that systemd's "Users, Groups, UIDs and GIDs" leaves unused: nobody has such a process.
 _FIRST_ID = 0x70000000
 _IDS = 0x0FFFFFFE
@@ -27,9 +29,6 @@ _IDS = 0x0FFFFFFE
 WORKER_MEMORY_BYTES = 256 << 20
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _CAPABILITY_SETS_BYTES = 24  # effective, permitted, inheritable; twice 32 bits each
-_PR_SET_PDEATHSIG = 1
-_PR_CAPBSET_DROP = 24
-_PR_SET_NO_NEW_PRIVS = 38
 _MAX_FAILURE_BYTES = 4096
 _KILLED_SECONDS = 2.0
 _MEANINGS = {int(signal.SIGSYS): ", SIGSYS: it made a system call that only somebody who had taken it over would make"}
@@ -159,7 +158,7 @@ def _prepare(parent: int, keep: set[int], *, unprivileged: bool) -> None:
     if unprivileged:
         drop_privileges()
         # After the change of user, which clears it.
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             raise ProcessLookupError("the parent process is gone")
 
@@ -190,10 +189,10 @@ def drop_privileges() -> None:
     """
     if os.geteuid() == 0:
         for capability in range(_last_capability() + 1):
-            _prctl(_PR_CAPBSET_DROP, capability)
+            prctl(CAPBSET_DROP, capability)
         _change_user()
         _drop_capabilities()  # gone already, unless the user could not be changed
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    prctl(SET_NO_NEW_PRIVS, 1)
 
 
 def _change_user() -> None:
@@ -219,12 +218,6 @@ def _drop_capabilities() -> None:
 def _last_capability() -> int:
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         return int(file.read())
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")
 
 
 def close_all_but(keep: set[int]) -> None:

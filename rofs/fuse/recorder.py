@@ -27,20 +27,18 @@ from rofs.fuse.messages import (
     MAX_MESSAGE_BYTES,
     Attempt,
     FaultReport,
-    PathsAnswer,
     PathsQuestion,
     Report,
     parse_report,
 )
 from rofs.fuse.reporter import ACK_SECONDS, acknowledgement
+from rofs.fuse.resolver_link import ResolverLink
 from rofs.fuse.shared import MAX_SLOTS, Number, SharedState, Total
 
 # Reports waiting for their paths. Each is a few hundred bytes; beyond this they wait in their sockets.
 _MAX_WAITING_REPORTS = 10_000
 # A worker that was taken over could claim any number.
 _MAX_LOST_AT_ONCE = 1 << 40
-# The first question builds the index; a very large image takes a while.
-_RESOLVER_SECONDS = 30.0
 _PATIENCE_SECONDS = ACK_SECONDS / 2  # for the record, before the worker is let go without
 _SYNC_SECONDS = 0.5
 _FAILED_SYNC_SECONDS = 5.0  # until it is tried again
@@ -117,7 +115,7 @@ class Recorder:
         self._gate = gate or Floodgate(proc_fd=proc_fd)
         self._on_corruption = on_corruption
         self._flooded = trio.Event()
-        self._resolver = _ResolverLink(self._resolver_failed)
+        self._resolver = ResolverLink(self._resolver_failed)
         self._proc_fd = proc_fd
         self._unsynced = trio.Event()
         self._send, self._receive = trio.open_memory_channel[_Received](_MAX_WAITING_REPORTS)
@@ -370,55 +368,3 @@ def _waiting_report(worker: socket.socket) -> bytes:
         return worker.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
     except OSError:
         return b""
-
-
-class _ResolverLink:
-    """Asks the resolver one question at a time; one that fails is not asked again, its successor is."""
-
-    def __init__(self, on_failure: Callable[[str], None]) -> None:
-        self._connection: trio.socket.SocketType | None = None
-        self._on_failure = on_failure
-        self._turn = trio.Lock()
-
-    def connect(self, connection: socket.socket) -> None:
-        """Ask another resolver; who waits for the one before finds that it is gone."""
-        self.close()
-        self._connection = trio.socket.from_stdlib_socket(connection)
-
-    def close(self) -> None:
-        """Ask nobody any more."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    async def ask(self, question: PathsQuestion) -> PathsAnswer:
-        """The answer; one without paths when there is none to be had."""
-        async with self._turn:
-            while (connection := self._connection) is not None:
-                why = f"no answer within {_RESOLVER_SECONDS:g} s"
-                try:
-                    with trio.move_on_after(_RESOLVER_SECONDS):
-                        return await _exchange(connection, question)
-                except trio.ClosedResourceError:
-                    continue  # it was replaced meanwhile
-                except OSError as error:
-                    why = error.strerror or str(error)
-                except FormatError as error:
-                    why = str(error)
-                self._give_up(connection, why)
-            return PathsAnswer(())
-
-    def _give_up(self, connection: trio.socket.SocketType, why: str) -> None:
-        """A late answer would be taken for that to the next question."""
-        if connection is self._connection:
-            self._connection = None
-        connection.close()
-        self._on_failure(why)
-
-
-async def _exchange(connection: trio.socket.SocketType, question: PathsQuestion) -> PathsAnswer:
-    await connection.send(question.pack())
-    data = await connection.recv(MAX_MESSAGE_BYTES)
-    if not data:
-        raise BrokenPipeError("its process is gone")
-    return PathsAnswer.parse(data)

@@ -16,7 +16,8 @@ from typing import Final
 
 from rofs.errors import StateError
 
-MAX_SLOTS: Final = 64  # workers alive at once: those that serve, and their successors during a hand-over
+MAX_WORKERS: Final = 32
+MAX_SLOTS: Final = 2 * MAX_WORKERS  # alive at once: those that serve, and their successors during a hand-over
 _VERSION = 1
 _MAGIC = 0x726F_6673_0000 | _VERSION
 _HEADER_NUMBERS = 16

@@ -28,7 +28,7 @@ from rofs.fuse.link import Link
 from rofs.fuse.process import WORKER_MEMORY_BYTES
 from rofs.fuse.recorder import Recorder
 from rofs.fuse.request import Reactions
-from rofs.fuse.shared import MAX_SLOTS, Number, SharedState, Total
+from rofs.fuse.shared import MAX_WORKERS, Number, SharedState, Total
 from rofs.image.open import ImageFacts
 
 _LAST_RECORDS_SECONDS = 10.0
@@ -314,7 +314,7 @@ def _is_program(program: Mapping[str, Any]) -> bool:
         and all(isinstance(word, str) for word in argv)
         and isinstance(environment, dict)
         and all(isinstance(value, str) for value in environment.values())
-        and (workers is None or (type(workers) is int and 0 < workers <= MAX_SLOTS // 2))  # the old ones go last
+        and (workers is None or (type(workers) is int and 0 < workers <= MAX_WORKERS))
         and len(json.dumps(program)) < _MAX_PROGRAM_BYTES
     )
 

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ import pyfuse3
 
 from rofs.fuse import blocking_loop
 from rofs.fuse.confine import WORKER, confine
-from rofs.fuse.kernel import Handshake
+from rofs.fuse.kernel import OUT_HEADER, Handshake
 from rofs.fuse.messages import InternalReport, Report
 from rofs.fuse.operations import Operations
 from rofs.fuse.pusher import Pusher
@@ -33,7 +32,6 @@ OUT_OF_MEMORY_STATUS = 71
 _VERIFIED_BLOCKS = int(Number.VERIFIED_BLOCKS)
 _CACHE_HITS = int(Number.CACHE_HITS)
 _SANE = (1 << 62) - 1
-_OUT_HEADER = struct.Struct("<IiQ")  # len, error, unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,7 @@ def _attach(operations: Operations, assignment: Assignment, ours: socket.socket,
         ours.send(assignment.handshake.request)
         requests = iter((True,))
         blocking_loop.run(lambda: next(requests, False))
-        _length, error, _unique = _OUT_HEADER.unpack_from(ours.recv(4096))
+        _length, error, _unique = OUT_HEADER.unpack_from(ours.recv(4096))
     if error:
         raise OSError(-error, f"libfuse refused the handshake: {os.strerror(-error)}")
     os.dup2(assignment.fuse_fd, session_fd, inheritable=False)

@@ -25,6 +25,7 @@ from rofs.fuse import confine, seccomp, verifier, worker
 from rofs.fuse.confine import RESOLVER, VERIFIER, WORKER, Profile, Support
 from rofs.fuse.kernel import Handshake
 from rofs.fuse.messages import InternalReport
+from rofs.fuse.prctl import SET_DUMPABLE, prctl
 from rofs.fuse.process import fork
 from rofs.fuse.reporter import Reporter, acknowledgement
 from rofs.fuse.shared import Number, SharedState, Tokens
@@ -326,7 +327,7 @@ def test_nobody_of_the_same_user_traces_it() -> None:
         if os.geteuid() == 0:
             os.setresgid(12345, 12345, 12345)
             os.setresuid(12345, 12345, 12345)
-        confine._prctl(4, 1)
+        prctl(SET_DUMPABLE, 1)
         target = fork(sleep, name="target", keep=(writing,), unprivileged=False)
         assert os.read(reading, 1) == b"+"
         outcome = attempt("ptrace", 16, target.pid, 0, 0), errno_of(lambda: os.open(f"/proc/{target.pid}/mem", 0))

@@ -27,7 +27,7 @@ from rofs.fuse.kernel import Handshake
 from rofs.fuse.messages import MAX_MESSAGE_BYTES, InternalReport, parse_report
 from rofs.fuse.process import WORKER_MEMORY_BYTES, fork
 from rofs.fuse.reporter import Reporter
-from rofs.fuse.shared import MAX_SLOTS, Number, SharedState
+from rofs.fuse.shared import MAX_SLOTS, MAX_WORKERS, Number, SharedState
 from rofs.image.open import ImageFiles, open_image
 from tests.conftest import SigningKeys
 from tests.fuse.doubles import FACTS, open_descriptors
@@ -625,7 +625,7 @@ def test_no_more_workers_than_slots(tended: Tended, monkeypatch: pytest.MonkeyPa
 
 
 def test_all_workers_of_a_hand_over_have_a_slot() -> None:
-    assert MAX_SLOTS >= 2 * crew.MAX_WORKERS
+    assert MAX_SLOTS >= 2 * MAX_WORKERS
 
 
 def test_nothing_stays_open_of_workers_that_are_gone(tended: Tended, doubles: Doubles) -> None:

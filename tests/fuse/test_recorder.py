@@ -23,7 +23,7 @@ from rofs.audit import flood
 from rofs.audit.chain import read_lines, verify_chain
 from rofs.audit.flood import TokenBucket
 from rofs.audit.log import AuditLog
-from rofs.fuse import recorder
+from rofs.fuse import recorder, resolver_link
 from rofs.fuse.floodgate import Floodgate
 from rofs.fuse.messages import (
     MAX_MESSAGE_BYTES,
@@ -805,7 +805,7 @@ async def test_resolver_that_fails_costs_the_paths_and_is_recorded_once(
 async def test_resolver_that_is_silent_for_too_long_is_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "_RESOLVER_SECONDS", 0.05)
+    monkeypatch.setattr(resolver_link, "_RESOLVER_SECONDS", 0.05)
     async with recording(tmp_path, resolver=False) as made:
         await made.worker.report(attempt())
         with pytest.raises(BrokenPipeError):  # it would be taken for the answer to the next question
